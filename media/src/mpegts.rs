@@ -1,0 +1,276 @@
+//! MPEG-TS (ISO/IEC 13818-1): one program, H.264 and AAC in ADTS, one PES packet an access unit.
+//!
+//! One access unit a PES packet costs some stuffing for audio and keeps every timestamp exact.
+
+use crate::codec::avc::nal_type;
+use crate::sample::{TrackKind, Tracks};
+use crate::segment::TimedSample;
+use crate::{AacConfig, AvcConfig};
+
+/// Bytes of a transport stream packet.
+pub const PACKET_LEN: usize = 188;
+const PMT_PID: u16 = 0x1000;
+const VIDEO_PID: u16 = 0x100;
+const AUDIO_PID: u16 = 0x101;
+/// How far the program clock runs behind decode time, ticks: half a second for the other track to arrive.
+const PCR_LEAD: i64 = 45_000;
+const START_CODE: [u8; 4] = [0, 0, 0, 1];
+/// Access unit delimiter, any slice type (ISO/IEC 14496-10, 7.3.2.4); MPEG-TS requires one an access unit.
+const AUD: [u8; 6] = [0, 0, 0, 1, 9, 0xF0];
+
+/// Writes packets; continuity counters go on from segment to segment.
+#[derive(Debug, Clone, Default)]
+pub struct Muxer {
+    pat: u8,
+    pmt: u8,
+    video: u8,
+    audio: u8,
+}
+
+/// What the first packet of a PES packet says besides its payload.
+#[derive(Clone, Copy)]
+struct Lead {
+    pid: u16,
+    random_access: bool,
+    pcr: Option<i64>,
+}
+
+impl Muxer {
+    /// PAT and PMT, due at the start of every segment (RFC 8216 section 3.2).
+    pub fn tables(&mut self, tracks: &Tracks, out: &mut Vec<u8>) {
+        let pat = [0, 1, 0xE0 | (PMT_PID >> 8) as u8, PMT_PID as u8];
+        section(0, 0x00, &pat, &mut self.pat, out);
+        let pcr = if tracks.video.is_some() { VIDEO_PID } else { AUDIO_PID };
+        let mut pmt = vec![0xE0 | (pcr >> 8) as u8, pcr as u8, 0xF0, 0];
+        let video = tracks.video.iter().map(|_| (0x1B, VIDEO_PID));
+        let audio = tracks.audio.iter().map(|_| (0x0F, AUDIO_PID));
+        for (stream_type, pid) in video.chain(audio) {
+            pmt.extend([stream_type, 0xE0 | (pid >> 8) as u8, pid as u8, 0xF0, 0]);
+        }
+        section(PMT_PID, 0x02, &pmt, &mut self.pmt, out);
+    }
+
+    /// One access unit, if its track is in `tracks`.
+    pub fn sample(&mut self, tracks: &Tracks, timed: &TimedSample, out: &mut Vec<u8>) {
+        match (timed.sample.kind, &tracks.video, &tracks.audio) {
+            (TrackKind::Video, Some(config), _) => self.video(config, timed, out),
+            (TrackKind::Audio, video, Some(config)) => self.audio(config, timed, video.is_none(), out),
+            (TrackKind::Video, None, _) | (TrackKind::Audio, _, None) => {}
+        }
+    }
+
+    fn video(&mut self, config: &AvcConfig, timed: &TimedSample, out: &mut Vec<u8>) {
+        let sample = &timed.sample;
+        let units: Vec<&[u8]> = config.nal_units(&sample.data).filter(|unit| unit[0] & 0x1F != nal_type::AUD).collect();
+        let in_band = units.iter().any(|unit| unit[0] & 0x1F == nal_type::SPS);
+        let mut pieces: Vec<&[u8]> = vec![&AUD];
+        if sample.random_access && !in_band {
+            pieces.extend(config.sps.iter().chain(&config.pps).flat_map(|set| [&START_CODE[..], &set[..]]));
+        }
+        pieces.extend(units.iter().flat_map(|unit| [&START_CODE[..], *unit]));
+        let lead = Lead { pid: VIDEO_PID, random_access: sample.random_access, pcr: Some(sample.dts - PCR_LEAD) };
+        let pts = sample.dts + i64::from(sample.composition);
+        packets(lead, &pes_header(0xE0, pts, Some(sample.dts), 0), &pieces, &mut self.video, out);
+    }
+
+    fn audio(&mut self, config: &AacConfig, timed: &TimedSample, carries_clock: bool, out: &mut Vec<u8>) {
+        let sample = &timed.sample;
+        // A frame too long for ADTS cannot be said in MPEG-TS; `Packager` refuses such frames.
+        let Ok(adts) = config.adts_header(sample.data.len()) else { return };
+        let lead = Lead { pid: AUDIO_PID, random_access: true, pcr: carries_clock.then_some(sample.dts - PCR_LEAD) };
+        let payload = adts.len() + sample.data.len();
+        packets(lead, &pes_header(0xC0, sample.dts, None, payload), &[&adts, &sample.data], &mut self.audio, out);
+    }
+}
+
+/// PES header with PTS, and DTS where given (2.4.3.6). `payload` 0 leaves the length open, allowed for video.
+fn pes_header(stream_id: u8, pts: i64, dts: Option<i64>, payload: usize) -> Vec<u8> {
+    let stamps = if dts.is_some() { 10 } else { 5 };
+    let length = if payload == 0 { 0 } else { u16::try_from(payload + 3 + stamps).unwrap_or(0) };
+    let mut header = vec![0, 0, 1, stream_id, (length >> 8) as u8, length as u8];
+    header.extend([0x84, if dts.is_some() { 0xC0 } else { 0x80 }, stamps as u8]);
+    header.extend(timestamp(if dts.is_some() { 3 } else { 2 }, pts));
+    header.extend(dts.map(|dts| timestamp(1, dts)).iter().flatten());
+    header
+}
+
+/// 33 bits in five bytes with marker bits.
+fn timestamp(prefix: u8, ticks: i64) -> [u8; 5] {
+    [
+        prefix << 4 | (ticks >> 29) as u8 & 0x0E | 1,
+        (ticks >> 22) as u8,
+        (ticks >> 14) as u8 | 1,
+        (ticks >> 7) as u8,
+        (ticks << 1) as u8 | 1,
+    ]
+}
+
+/// Splits a PES packet into transport stream packets (2.4.3.2), stuffing the last one.
+fn packets(lead: Lead, header: &[u8], pieces: &[&[u8]], counter: &mut u8, out: &mut Vec<u8>) {
+    let mut remaining = header.len() + pieces.iter().map(|piece| piece.len()).sum::<usize>();
+    let mut source = std::iter::once(header).chain(pieces.iter().copied()).filter(|piece| !piece.is_empty());
+    let mut piece: &[u8] = &[];
+    let mut first = true;
+    while remaining > 0 {
+        let flags = if first { adaptation_flags(lead) } else { Vec::new() };
+        let room = PACKET_LEN - 4 - if flags.is_empty() { 0 } else { 1 + flags.len() };
+        let taken = remaining.min(room);
+        packet_header(lead.pid, first, counter, &flags, room - taken, out);
+        let mut wanted = taken;
+        while wanted > 0 {
+            if piece.is_empty() {
+                let Some(next) = source.next() else { break };
+                piece = next;
+            }
+            let (now, later) = piece.split_at(wanted.min(piece.len()));
+            out.extend_from_slice(now);
+            (piece, wanted) = (later, wanted - now.len());
+        }
+        (remaining, first) = (remaining - taken, false);
+    }
+}
+
+/// Flags byte and PCR of an adaptation field; empty if there is nothing to say (2.4.3.5).
+fn adaptation_flags(lead: Lead) -> Vec<u8> {
+    let mut flags = Vec::new();
+    if lead.random_access || lead.pcr.is_some() {
+        flags.push(u8::from(lead.random_access) << 6 | u8::from(lead.pcr.is_some()) << 4);
+    }
+    if let Some(pcr) = lead.pcr {
+        let base = pcr & 0x1_FFFF_FFFF;
+        flags.extend([
+            (base >> 25) as u8,
+            (base >> 17) as u8,
+            (base >> 9) as u8,
+            (base >> 1) as u8,
+            (base << 7) as u8 | 0x7E,
+            0,
+        ]);
+    }
+    flags
+}
+
+/// The four header bytes and the adaptation field, grown by `stuffing` bytes.
+fn packet_header(pid: u16, start: bool, counter: &mut u8, flags: &[u8], stuffing: usize, out: &mut Vec<u8>) {
+    let adaptation = !flags.is_empty() || stuffing > 0;
+    out.extend([0x47, u8::from(start) << 6 | (pid >> 8) as u8, pid as u8, 0x10 | u8::from(adaptation) << 5 | *counter]);
+    *counter = (*counter + 1) & 0x0F;
+    if !flags.is_empty() {
+        out.push((flags.len() + stuffing) as u8);
+        out.extend(flags);
+        out.resize(out.len() + stuffing, 0xFF);
+    } else if stuffing > 0 {
+        // The length byte itself is the first byte of stuffing, the flags byte the second.
+        out.push((stuffing - 1) as u8);
+        if stuffing > 1 {
+            out.push(0);
+            out.resize(out.len() + stuffing - 2, 0xFF);
+        }
+    }
+}
+
+/// One program-specific section in a packet of its own (2.4.4).
+fn section(pid: u16, table_id: u8, body: &[u8], counter: &mut u8, out: &mut Vec<u8>) {
+    let length = 5 + body.len() + 4;
+    let mut section = vec![table_id, 0xB0 | (length >> 8) as u8, length as u8, 0, 1, 0xC1, 0, 0];
+    section.extend(body);
+    section.extend(crc32(&section).to_be_bytes());
+    out.extend([0x47, 0x40 | (pid >> 8) as u8, pid as u8, 0x10 | *counter, 0]);
+    *counter = (*counter + 1) & 0x0F;
+    out.extend(&section);
+    out.resize(out.len() + PACKET_LEN - 5 - section.len(), 0xFF);
+}
+
+/// CRC of Annex A.
+fn crc32(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte) << 24, |crc, _| crc << 1 ^ if crc >> 31 == 1 { 0x04C1_1DB7 } else { 0 })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Sample;
+    use crate::codec::avc::tests::RECORD;
+    use bytes::Bytes;
+    use mpeg2ts::ts::{ReadTsPacket, TsPacketReader, TsPayload};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn tracks() -> Tracks {
+        Tracks {
+            video: Some(Arc::new(AvcConfig::parse(Bytes::from_static(&RECORD)).expect("valid"))),
+            audio: Some(Arc::new(AacConfig::parse(Bytes::from_static(&[0x12, 0x10])).expect("valid"))),
+        }
+    }
+
+    fn timed(kind: TrackKind, dts: i64, random_access: bool, data: Vec<u8>) -> TimedSample {
+        TimedSample { sample: Sample { kind, dts, composition: 0, random_access, data: data.into() }, duration: 3600 }
+    }
+
+    fn unit(length: usize) -> Vec<u8> {
+        [(length as u32).to_be_bytes().to_vec(), vec![0x65], (1..length).map(|n| n as u8).collect()].concat()
+    }
+
+    /// Reads with mpeg2ts: PES payloads by PID, and that counters are continuous.
+    fn demux(bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
+        let mut reader = TsPacketReader::new(bytes);
+        let mut units: Vec<(u16, Vec<u8>)> = Vec::new();
+        let mut counters = std::collections::HashMap::new();
+        while let Some(packet) = reader.read_ts_packet().expect("valid packet") {
+            let pid = packet.header.pid.as_u16();
+            let counter = packet.header.continuity_counter.as_u8();
+            let last = counters.insert(pid, counter);
+            assert!(last.is_none_or(|last| (last + 1) & 15 == counter), "continuity of {pid}");
+            match packet.payload {
+                Some(TsPayload::PesStart(pes)) => units.push((pid, pes.data.to_vec())),
+                Some(TsPayload::PesContinuation(data)) => {
+                    units.iter_mut().rev().find(|unit| unit.0 == pid).expect("started").1.extend_from_slice(&data);
+                }
+                _ => {}
+            }
+        }
+        units
+    }
+
+    #[test]
+    fn a_second_segment_continues_the_counters() {
+        let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), Vec::new());
+        for segment in 0..2 {
+            muxer.tables(&tracks, &mut out);
+            for n in 0..20 {
+                let dts = 900_000 + segment * 180_000 + n * 3600;
+                muxer.sample(&tracks, &timed(TrackKind::Video, dts, n == 0, unit(500)), &mut out);
+                muxer.sample(&tracks, &timed(TrackKind::Audio, dts, true, vec![5; 300]), &mut out);
+            }
+        }
+        assert_eq!(out.len() % PACKET_LEN, 0);
+        assert_eq!(demux(&out).len(), 80);
+    }
+
+    #[test]
+    fn parameter_sets_precede_a_random_access_point_once() {
+        let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), Vec::new());
+        muxer.tables(&tracks, &mut out);
+        muxer.sample(&tracks, &timed(TrackKind::Video, 900_000, true, unit(9)), &mut out);
+        let video = tracks.video.as_ref().expect("video");
+        let expected =
+            [&AUD[..], &START_CODE, &video.sps[0], &START_CODE, &video.pps[0], &START_CODE, &unit(9)[4..]].concat();
+        assert_eq!(demux(&out)[0].1, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn every_size_is_packed_and_read_back(video in 1usize..800, audio in 1usize..800, dts in 0i64..0x1_FFFF_FFFF) {
+            let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), Vec::new());
+            muxer.tables(&tracks, &mut out);
+            muxer.sample(&tracks, &timed(TrackKind::Video, dts, false, unit(video)), &mut out);
+            muxer.sample(&tracks, &timed(TrackKind::Audio, dts, true, vec![5; audio]), &mut out);
+            prop_assert_eq!(out.len() % PACKET_LEN, 0);
+            let units = demux(&out);
+            prop_assert_eq!(&units[0].1, &[&AUD[..], &START_CODE, &unit(video)[4..]].concat());
+            prop_assert_eq!(units[1].1.len(), audio + 7);
+        }
+    }
+}

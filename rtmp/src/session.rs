@@ -1,0 +1,414 @@
+//! Server session: handshake, commands and media of one peer, without I/O.
+//!
+//! The caller feeds bytes with [`ServerSession::receive`], acts on the [`Event`]s and sends what
+//! [`ServerSession::take_output`] gives. The answer to `publish` is the caller's and may come later:
+//! until then nothing more is read, so that a peer cannot fill memory while it waits.
+
+use crate::amf0::{self, Amf0Error, Value};
+use crate::chunk::{ChunkError, ChunkReader, Message};
+use crate::command::{Command, Connect, split_query};
+use crate::writer::{Writer, info, text};
+use bytes::Bytes;
+use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
+use rml_rtmp::rml_amf0::Amf0Value;
+use std::collections::HashMap;
+use thiserror::Error;
+
+/// Acknowledgement window until the peer names its own, bytes.
+const DEFAULT_WINDOW: u32 = 2_500_000;
+/// Message streams one connection may create. Encoders create one.
+const MAX_MESSAGE_STREAMS: u32 = 8;
+/// Codecs we package, by FourCC, as announced to Enhanced RTMP peers.
+const PACKAGED_FOUR_CC: [&str; 2] = ["avc1", "mp4a"];
+/// Characters of a peer's text that we quote back.
+const MAX_QUOTED: usize = 200;
+
+/// What a peer did that the server must act on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The peer asks to publish; answer with [`ServerSession::accept`] or [`ServerSession::refuse`].
+    Publish(PublishRequest),
+    /// The publisher ended its publication by a command.
+    Unpublish,
+    /// `onMetaData` of the publisher.
+    Metadata(Value),
+    /// An audio message: one FLV audio tag body.
+    Audio {
+        /// Milliseconds, wrapping at 2^32.
+        timestamp: u32,
+        /// FLV AudioTagHeader and data.
+        payload: Bytes,
+    },
+    /// A video message: one FLV video tag body.
+    Video {
+        /// Milliseconds, wrapping at 2^32.
+        timestamp: u32,
+        /// FLV VideoTagHeader and data.
+        payload: Bytes,
+    },
+}
+
+/// A request to publish, with the queries taken off its names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PublishRequest {
+    /// Application, as in `rtmp://host/app/name`.
+    pub app: String,
+    /// Publishing name without its query.
+    pub name: String,
+    /// Parameters of the queries on name and application, the name's first.
+    pub parameters: Vec<(String, String)>,
+    /// URL the encoder was given, for logs of refusals; never trusted.
+    pub tc_url: String,
+}
+
+/// How a `publish` is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The name cannot be used now: taken, or not a valid name (`NetStream.Publish.BadName`).
+    BadName,
+    /// The peer may not publish here (`NetStream.Publish.Denied`).
+    Denied,
+}
+
+/// Why a connection must end; always the peer's mistake.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The handshake is not RTMP's.
+    #[error("handshake: {0}")]
+    Handshake(String),
+    /// Chunk stream violation.
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    /// Malformed command or data.
+    #[error(transparent)]
+    Amf0(#[from] Amf0Error),
+    /// A command or media before `connect`, or media before an accepted `publish`.
+    #[error("{0} came before {1}")]
+    OutOfOrder(&'static str, &'static str),
+    /// More message streams than [`MAX_MESSAGE_STREAMS`].
+    #[error("more than {MAX_MESSAGE_STREAMS} message streams")]
+    TooManyMessageStreams,
+    /// A message whose parts do not fit its length.
+    #[error("aggregate message is malformed")]
+    Aggregate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    Connected,
+    /// A `publish` on this message stream waits for the caller.
+    Asking(u32),
+    Publishing(u32),
+    /// Refused or ended: what follows is read and ignored until the connection closes.
+    Over,
+}
+
+/// The server's side of one RTMP connection.
+pub struct ServerSession {
+    handshake: Option<Box<Handshake>>,
+    chunks: ChunkReader,
+    writer: Writer,
+    phase: Phase,
+    connect: Connect,
+    message_streams: u32,
+    received: u32,
+    acknowledged: u32,
+    window: u32,
+}
+
+impl Default for ServerSession {
+    fn default() -> Self {
+        Self {
+            handshake: Some(Box::new(Handshake::new(PeerType::Server))),
+            chunks: ChunkReader::default(),
+            writer: Writer::new(),
+            phase: Phase::Connecting,
+            connect: Connect::default(),
+            message_streams: 0,
+            received: 0,
+            acknowledged: 0,
+            window: DEFAULT_WINDOW,
+        }
+    }
+}
+
+impl ServerSession {
+    /// Reads `input`, appending events; the number of bytes used.
+    ///
+    /// Bytes that were not used must come first in the next call. While a `publish` waits for its
+    /// answer nothing is used.
+    pub fn receive(&mut self, input: &[u8], events: &mut Vec<Event>) -> Result<usize, SessionError> {
+        let mut rest = input;
+        if self.handshake.is_some() {
+            let Some(remaining) = self.shake_hands(rest)? else { return Ok(input.len()) };
+            rest = &input[input.len() - remaining..];
+        }
+        while !matches!(self.phase, Phase::Asking(_)) {
+            let before = rest.len();
+            let message = self.chunks.next(&mut rest)?;
+            self.count_received(before - rest.len());
+            let Some(message) = message else { break };
+            self.message(message, events)?;
+        }
+        Ok(input.len() - rest.len())
+    }
+
+    /// Bytes to be sent to the peer, in order.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        self.writer.take()
+    }
+
+    /// Grants the waiting `publish`.
+    pub fn accept(&mut self) {
+        if let Phase::Asking(stream) = self.phase {
+            self.phase = Phase::Publishing(stream);
+            self.writer.stream_begin(stream);
+            self.writer.status("onStatus", stream, "status", "NetStream.Publish.Start", "the show is on");
+        }
+    }
+
+    /// Refuses the waiting `publish`, or ends an accepted one, with a reason for a human.
+    pub fn refuse(&mut self, refusal: Refusal, reason: &str) {
+        let code = match refusal {
+            Refusal::BadName => "NetStream.Publish.BadName",
+            Refusal::Denied => "NetStream.Publish.Denied",
+        };
+        if let Phase::Asking(stream) | Phase::Publishing(stream) = self.phase {
+            self.writer.status("onStatus", stream, "error", code, reason);
+        }
+        self.phase = Phase::Over;
+    }
+
+    /// Tells the peer why it is not served at all, before its connection is closed.
+    pub fn reject_connection(&mut self, reason: &str) {
+        let rejected = info("error", "NetConnection.Connect.Rejected", reason, []);
+        self.writer.answer("_error", 1.0, Amf0Value::Null, vec![rejected]);
+        self.phase = Phase::Over;
+    }
+
+    /// Bytes left after the handshake, once it is complete.
+    fn shake_hands(&mut self, input: &[u8]) -> Result<Option<usize>, SessionError> {
+        let Some(handshake) = &mut self.handshake else { return Ok(Some(input.len())) };
+        match handshake.process_bytes(input).map_err(|error| SessionError::Handshake(error.to_string()))? {
+            HandshakeProcessResult::InProgress { response_bytes } => {
+                self.writer.raw(&response_bytes);
+                Ok(None)
+            }
+            HandshakeProcessResult::Completed { response_bytes, remaining_bytes } => {
+                self.writer.raw(&response_bytes);
+                self.handshake = None;
+                Ok(Some(remaining_bytes.len()))
+            }
+        }
+    }
+
+    /// Acknowledges by running total (RTMP 1.0 section 5.4.3), each half window: some encoders stop at a whole one.
+    fn count_received(&mut self, bytes: usize) {
+        // A read buffer is far below 4 GiB; the total wraps as the field does.
+        self.received = self.received.wrapping_add(bytes as u32);
+        if self.received.wrapping_sub(self.acknowledged) >= self.window / 2 && self.phase != Phase::Connecting {
+            self.acknowledged = self.received;
+            self.writer.acknowledge(self.received);
+        }
+    }
+
+    fn message(&mut self, message: Message, events: &mut Vec<Event>) -> Result<(), SessionError> {
+        match message.type_id {
+            4 => self.user_control(&message.payload),
+            5 => self.set_window(&message.payload),
+            8 => self.media(message.timestamp, message.payload, false, events)?,
+            9 => self.media(message.timestamp, message.payload, true, events)?,
+            15 => self.data(message.payload.get(1..).unwrap_or_default(), events)?,
+            18 => self.data(&message.payload, events)?,
+            17 => self.command(message.stream_id, message.payload.get(1..).unwrap_or_default(), events)?,
+            20 => self.command(message.stream_id, &message.payload, events)?,
+            22 => self.aggregate(&message, events)?,
+            // Acknowledgements, shared objects and what is not defined need no answer.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn user_control(&mut self, payload: &[u8]) {
+        if let [0, 6, a, b, c, d, ..] = *payload {
+            self.writer.pong(u32::from_be_bytes([a, b, c, d]));
+        }
+    }
+
+    fn set_window(&mut self, payload: &[u8]) {
+        if let [a, b, c, d, ..] = *payload {
+            // A window of zero would ask for an acknowledgement of every byte.
+            self.window = u32::from_be_bytes([a, b, c, d]).max(4096);
+        }
+    }
+
+    fn media(
+        &mut self,
+        timestamp: u32,
+        payload: Bytes,
+        video: bool,
+        events: &mut Vec<Event>,
+    ) -> Result<(), SessionError> {
+        match self.phase {
+            Phase::Publishing(_) if video => events.push(Event::Video { timestamp, payload }),
+            Phase::Publishing(_) => events.push(Event::Audio { timestamp, payload }),
+            Phase::Over => {}
+            Phase::Connecting | Phase::Connected | Phase::Asking(_) => {
+                return Err(SessionError::OutOfOrder("media", "an accepted publish"));
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, payload: &[u8], events: &mut Vec<Event>) -> Result<(), SessionError> {
+        if !matches!(self.phase, Phase::Publishing(_)) {
+            return Ok(());
+        }
+        let mut values = amf0::read(payload)?.into_iter().peekable();
+        values.next_if(|value| value.as_str() == Some("@setDataFrame"));
+        if values.next().as_ref().and_then(Value::as_str) == Some("onMetaData") {
+            events.extend(values.next().map(Event::Metadata));
+        }
+        Ok(())
+    }
+
+    /// Splits an aggregate message into FLV tags (RTMP 1.0 section 7.1.6); timestamps follow its own.
+    fn aggregate(&mut self, message: &Message, events: &mut Vec<Event>) -> Result<(), SessionError> {
+        let payload = &message.payload;
+        let (mut at, mut first) = (0, None);
+        while at < payload.len() {
+            let header = payload.get(at..at + 11).ok_or(SessionError::Aggregate)?;
+            let length = u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
+            let timestamp = u32::from_be_bytes([header[7], header[4], header[5], header[6]]);
+            let body = at + 11..at + 11 + length;
+            if body.end > payload.len() {
+                return Err(SessionError::Aggregate);
+            }
+            let offset = timestamp.wrapping_sub(*first.get_or_insert(timestamp));
+            let timestamp = message.timestamp.wrapping_add(offset);
+            // The back pointer after the last tag may be missing.
+            at = body.end + 4;
+            match header[0] & 0x1F {
+                8 => self.media(timestamp, payload.slice(body), false, events)?,
+                9 => self.media(timestamp, payload.slice(body), true, events)?,
+                18 => self.data(&payload[body], events)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, stream_id: u32, payload: &[u8], events: &mut Vec<Event>) -> Result<(), SessionError> {
+        let Some(command) = Command::read(payload)? else { return Ok(()) };
+        if self.phase == Phase::Connecting && command.name != "connect" {
+            return Err(SessionError::OutOfOrder("a command", "connect"));
+        }
+        match command.name.as_str() {
+            "connect" => self.connect(&command),
+            "createStream" => self.create_stream(&command)?,
+            "publish" => self.publish(stream_id, &command, events),
+            "FCPublish" => self.fc_publish(&command),
+            "FCUnpublish" | "deleteStream" | "closeStream" => self.unpublish(&command, events),
+            "play" | "play2" => {
+                let reason = "playing over RTMP is not served here; play the stream's HLS URL";
+                self.writer.status("onStatus", stream_id, "error", "NetStream.Play.Failed", reason);
+            }
+            // releaseStream, _checkbw and whatever else: a null result lets the peer go on.
+            _ if command.transaction != 0.0 => self.result(command.transaction, Amf0Value::Null),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, command: &Command) {
+        self.connect = Connect::read(&command.object);
+        if self.phase == Phase::Connecting {
+            self.phase = Phase::Connected;
+            self.writer.announce(DEFAULT_WINDOW);
+        }
+        let mut properties = HashMap::from([
+            ("fmsVer".to_owned(), text("FMS/3,0,1,123")),
+            ("capabilities".to_owned(), Amf0Value::Number(31.0)),
+        ]);
+        if let Some(codecs) = self.common_codecs() {
+            properties.insert("fourCcList".to_owned(), codecs);
+        }
+        if self.connect.caps_ex.is_some() {
+            // We take part in none of the optional Enhanced RTMP capabilities.
+            properties.insert("capsEx".to_owned(), Amf0Value::Number(0.0));
+        }
+        let encoding = ("objectEncoding", Amf0Value::Number(self.connect.object_encoding));
+        let granted = info("status", "NetConnection.Connect.Success", "connected", [encoding]);
+        self.writer.answer("_result", command.transaction, Amf0Value::Object(properties), vec![granted]);
+    }
+
+    /// The codecs both sides know, if the peer speaks of codecs at all (Enhanced RTMP, connect).
+    fn common_codecs(&self) -> Option<Amf0Value> {
+        let offered = &self.connect.four_cc_list;
+        let common =
+            PACKAGED_FOUR_CC.iter().filter(|codec| offered.iter().any(|offer| offer == *codec || offer == "*"));
+        (!offered.is_empty()).then(|| Amf0Value::StrictArray(common.map(|codec| text(codec)).collect()))
+    }
+
+    fn create_stream(&mut self, command: &Command) -> Result<(), SessionError> {
+        if self.message_streams == MAX_MESSAGE_STREAMS {
+            return Err(SessionError::TooManyMessageStreams);
+        }
+        self.message_streams += 1;
+        self.result(command.transaction, Amf0Value::Number(f64::from(self.message_streams)));
+        Ok(())
+    }
+
+    /// `publish` (section 7.2.2.6). Its type (live, record, append, or none) does not matter here: all mean live.
+    fn publish(&mut self, stream_id: u32, command: &Command, events: &mut Vec<Event>) {
+        if self.phase != Phase::Connected {
+            let reason = "this connection has published already; open another one";
+            self.writer.status("onStatus", stream_id, "error", "NetStream.Publish.BadName", reason);
+            return;
+        }
+        let (name, mut parameters) = split_query(command.text().unwrap_or_default());
+        parameters.extend(self.connect.parameters.iter().cloned());
+        self.phase = Phase::Asking(stream_id);
+        events.push(Event::Publish(PublishRequest {
+            app: self.connect.app.clone(),
+            name: name.to_owned(),
+            parameters,
+            tc_url: self.connect.tc_url.clone(),
+        }));
+    }
+
+    fn fc_publish(&mut self, command: &Command) {
+        let name: String = split_query(command.text().unwrap_or_default()).0.chars().take(MAX_QUOTED).collect();
+        self.writer.status("onFCPublish", 0, "status", "NetStream.Publish.Start", &name);
+        self.result(command.transaction, Amf0Value::Null);
+    }
+
+    fn unpublish(&mut self, command: &Command, events: &mut Vec<Event>) {
+        if command.name == "FCUnpublish" {
+            self.writer.status("onFCUnpublish", 0, "status", "NetStream.Unpublish.Success", "");
+            self.result(command.transaction, Amf0Value::Null);
+        }
+        if let Phase::Publishing(stream) = self.phase {
+            self.writer.status(
+                "onStatus",
+                stream,
+                "status",
+                "NetStream.Unpublish.Success",
+                "the publication has ended",
+            );
+            self.phase = Phase::Over;
+            events.push(Event::Unpublish);
+        }
+    }
+
+    fn result(&mut self, transaction: f64, value: Amf0Value) {
+        if transaction != 0.0 {
+            self.writer.answer("_result", transaction, Amf0Value::Null, vec![value]);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

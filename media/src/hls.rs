@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_playlist_is_rendered_as_the_rfc_says() {
-        let mut segments = vec![listed(7), listed(8), listed(9)];
+        let mut segments = [listed(7), listed(8), listed(9)];
         segments[1].discontinuity = true;
         segments[2].gap = true;
         let text = MediaPlaylist { end: true, ..PLAYLIST }.render(segments.iter());

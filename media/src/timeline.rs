@@ -55,14 +55,14 @@ impl Timeline {
     /// Places a sample. Time stands still or goes back a little in some encoders: the tracks' decode
     /// times rise by a tick at least.
     pub fn place(&mut self, kind: TrackKind, timestamp: u32) -> Placed {
-        let (ms, jumped) = self.to_ms(timestamp);
+        let (ms, jumped) = self.place_ms(timestamp);
         let last = &mut self.last_dts[kind as usize];
         let dts = last.map_or(ms * TICKS_PER_MS, |last| (ms * TICKS_PER_MS).max(last + 1));
         *last = Some(dts);
         Placed { dts, jumped }
     }
 
-    fn to_ms(&mut self, timestamp: u32) -> (i64, bool) {
+    fn place_ms(&mut self, timestamp: u32) -> (i64, bool) {
         let Some(clock) = self.clock else {
             self.clock = Some(Clock { last: timestamp, last_ms: self.start_ms });
             return (self.start_ms, false);

@@ -1,1 +1,21 @@
+//! What viewers and the archive are served from.
+//!
+//! The live path ends here in memory: [`SampleLog`] and [`Window`] belong to a stream, not to an
+//! actor, so that they outlive every restart of one. The archive is a replica of the window.
 
+pub mod archive;
+pub mod continuity;
+pub mod disk;
+pub mod events;
+pub mod live;
+pub mod log;
+pub mod name;
+pub mod snapshot;
+pub mod window;
+
+pub use archive::{Archive, Ledger};
+pub use live::{LiveStream, Publisher, Registry, Session};
+pub use log::SampleLog;
+pub use name::StreamName;
+pub use snapshot::{Document, Snapshot};
+pub use window::Window;

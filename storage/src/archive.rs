@@ -1,0 +1,175 @@
+//! Archive: the replica of windows on storage, behind a trait, and what it is known to hold.
+
+use crate::name::StreamName;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Files listed in one directory at most: a window and its leftovers have far fewer.
+const MAX_LISTED: usize = 10_000;
+/// Suffix of files that are being written.
+const ASIDE: &str = ".tmp";
+
+/// Storage for streams. Every call may block or fail; none is made on the live path.
+pub trait Archive: Send + Sync + 'static {
+    /// Writes a file under a temporary name.
+    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Bytes) -> io::Result<()>;
+    /// Makes what was written aside durable, for all streams at once.
+    fn sync(&self) -> io::Result<()>;
+    /// Gives a file written aside its name.
+    fn commit(&self, stream: &StreamName, name: &str) -> io::Result<()>;
+    /// Removes a file; one that is not there is no error.
+    fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()>;
+    /// Names and lengths of the files of a stream's live directory.
+    fn list(&self, stream: &StreamName) -> io::Result<BTreeMap<String, u64>>;
+    /// Reads a file.
+    fn read(&self, stream: &StreamName, name: &str) -> io::Result<Bytes>;
+    /// Writes and removes a small file, to see whether storage answers.
+    fn probe(&self) -> io::Result<()>;
+}
+
+/// A directory: `live/<application>/<name>/` holds the window of a stream.
+#[derive(Debug)]
+pub struct LocalDirectory {
+    root: PathBuf,
+}
+
+impl LocalDirectory {
+    /// An archive under `root`, made if missing.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        fs::create_dir_all(root.join("live"))?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// Where the window of `stream` lies.
+    pub fn live_directory(&self, stream: &StreamName) -> PathBuf {
+        self.root.join("live").join(stream.app()).join(stream.name())
+    }
+
+    fn aside(&self, stream: &StreamName, name: &str) -> PathBuf {
+        self.live_directory(stream).join(format!("{name}{ASIDE}"))
+    }
+}
+
+impl Archive for LocalDirectory {
+    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Bytes) -> io::Result<()> {
+        let path = self.aside(stream, name);
+        let mut file = match fs::File::create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(self.live_directory(stream))?;
+                fs::File::create(&path)?
+            }
+            created => created?,
+        };
+        file.write_all(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let root = fs::File::open(&self.root)?;
+        rustix::fs::syncfs(&root).map_err(io::Error::from)
+    }
+
+    fn commit(&self, stream: &StreamName, name: &str) -> io::Result<()> {
+        fs::rename(self.aside(stream, name), self.live_directory(stream).join(name))
+    }
+
+    fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.live_directory(stream).join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn list(&self, stream: &StreamName) -> io::Result<BTreeMap<String, u64>> {
+        let mut files = BTreeMap::new();
+        let entries = match fs::read_dir(self.live_directory(stream)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(files),
+            entries => entries?,
+        };
+        for entry in entries.take(MAX_LISTED) {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string() {
+                files.insert(name, entry.metadata()?.len());
+            }
+        }
+        Ok(files)
+    }
+
+    fn read(&self, stream: &StreamName, name: &str) -> io::Result<Bytes> {
+        fs::read(self.live_directory(stream).join(name)).map(Bytes::from)
+    }
+
+    fn probe(&self) -> io::Result<()> {
+        let path = self.root.join(".probe");
+        fs::write(&path, b"steadycast")?;
+        fs::remove_file(&path)
+    }
+}
+
+/// What a stream's live directory is believed to hold. The archiver adds, the watcher takes away.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    state: Mutex<LedgerState>,
+}
+
+#[derive(Debug, Default)]
+struct LedgerState {
+    files: BTreeMap<String, u64>,
+    /// Version of the snapshot whose playlists and digests are there.
+    documents: Option<u64>,
+}
+
+impl Ledger {
+    /// Files believed to be there, with their lengths.
+    pub fn files(&self) -> BTreeMap<String, u64> {
+        self.lock().files.clone()
+    }
+
+    /// Version of the snapshot whose playlists and digests are believed to be there.
+    pub fn documents(&self) -> Option<u64> {
+        self.lock().documents
+    }
+
+    /// Notes that a file is there.
+    pub fn add(&self, name: &str, length: u64) {
+        self.lock().files.insert(name.to_owned(), length);
+    }
+
+    /// Notes that a file is not there, or not what it should be.
+    pub fn forget(&self, name: &str) {
+        self.lock().files.remove(name);
+    }
+
+    /// Notes that playlists and digests of a snapshot are there, or (`None`) that they must be written again.
+    pub fn set_documents(&self, version: Option<u64>) {
+        self.lock().documents = version;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LedgerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_appears_whole_and_only_when_committed() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let archive = LocalDirectory::open(directory.path()).expect("directory");
+        let stream = StreamName::new("live", "show").expect("valid name");
+        archive.write_aside(&stream, "0-1.m4s", &Bytes::from_static(b"media")).expect("written");
+        archive.sync().expect("synced");
+        assert!(archive.read(&stream, "0-1.m4s").is_err());
+        archive.commit(&stream, "0-1.m4s").expect("committed");
+        assert_eq!(archive.list(&stream).expect("listed"), BTreeMap::from([("0-1.m4s".to_owned(), 5)]));
+        archive.remove(&stream, "0-1.m4s").expect("removed");
+        archive.remove(&stream, "0-1.m4s").expect("nothing to remove");
+        assert!(archive.list(&stream).expect("listed").is_empty());
+        archive.probe().expect("answers");
+    }
+}

@@ -1,0 +1,254 @@
+//! Continuity records: what viewers have seen, on tmpfs, so that a restart never reuses a name (invariant I3).
+//!
+//! Written before each swap of a window. The only file the live path touches.
+
+use crate::live::{LiveStream, Session};
+use crate::name::StreamName;
+use crate::snapshot::{File, Published, Snapshot, hex};
+use bytes::Bytes;
+use media::hls::ListedSegment;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Version of the record's format; another one is not read.
+const FORMAT: u32 = 1;
+/// Records beyond this are not ours, bytes: a window of a thousand segments fits.
+const MAX_RECORD_BYTES: u64 = 1 << 20;
+
+/// What must be known to go on after a restart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    format: u32,
+    /// The stream.
+    pub stream: StreamName,
+    session: String,
+    published_at_ms: i64,
+    /// Last epoch given out.
+    pub epoch: u64,
+    /// Number of the next segment.
+    pub next_sequence: u64,
+    /// Discontinuities that have left the playlist.
+    pub discontinuity_sequence: u64,
+    target_duration: u32,
+    independent: bool,
+    /// The playlist has ended; nothing is to be adopted but the numbers.
+    pub ended: bool,
+    segments: Vec<SegmentRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct SegmentRecord {
+    sequence: u64,
+    file: FileRecord,
+    map: Option<FileRecord>,
+    duration: i64,
+    discontinuity: bool,
+    program_date_time_ms: i64,
+    gap: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct FileRecord {
+    name: String,
+    sha256: String,
+}
+
+impl FileRecord {
+    fn of(file: &File) -> Self {
+        Self { name: file.name.clone(), sha256: hex(&file.digest) }
+    }
+
+    /// The file, if what `read` finds has the right digest.
+    fn restore(&self, read: &mut dyn FnMut(&str) -> Option<Bytes>) -> Option<File> {
+        let bytes = read(&self.name)?;
+        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+        (hex(&digest) == self.sha256).then(|| File { name: self.name.clone(), bytes, digest })
+    }
+}
+
+impl Record {
+    /// The record of `stream` with `snapshot` about to be published.
+    pub fn of(stream: &LiveStream, snapshot: &Snapshot) -> Self {
+        let segments = snapshot.listed.iter().map(|segment| SegmentRecord {
+            sequence: segment.sequence,
+            file: FileRecord::of(&segment.file),
+            map: segment.map.as_deref().map(FileRecord::of),
+            duration: segment.listed.duration,
+            discontinuity: segment.listed.discontinuity,
+            program_date_time_ms: segment.listed.program_date_time_ms,
+            gap: segment.listed.gap,
+        });
+        Self {
+            format: FORMAT,
+            stream: stream.name.clone(),
+            session: stream.session.id.clone(),
+            published_at_ms: stream.session.published_at_ms,
+            epoch: stream.epoch(),
+            next_sequence: snapshot.next_sequence,
+            discontinuity_sequence: snapshot.discontinuity_sequence,
+            target_duration: snapshot.target_duration,
+            independent: snapshot.independent,
+            ended: snapshot.ended,
+            segments: segments.collect(),
+        }
+    }
+
+    /// The session to go on with.
+    pub fn session(&self) -> Session {
+        Session { id: self.session.clone(), published_at_ms: self.published_at_ms }
+    }
+
+    /// The window as viewers saw it. What `read` cannot give back is a gap (EXT-X-GAP).
+    pub fn adopt(&self, read: &mut dyn FnMut(&str) -> Option<Bytes>) -> Snapshot {
+        let mut maps: Vec<Option<Arc<File>>> = Vec::new();
+        let listed = self.segments.iter().map(|record| {
+            let map = record.map.as_ref().and_then(|map| {
+                let known = maps.iter().flatten().find(|file| file.name == map.name).cloned();
+                known.or_else(|| map.restore(read).map(Arc::new))
+            });
+            maps.push(map.clone());
+            let playable = record.map.is_none() || map.is_some();
+            let file = if record.gap || !playable { None } else { record.file.restore(read) };
+            Arc::new(record.published(file, map))
+        });
+        let listed = listed.collect();
+        Snapshot::adopted(
+            self.next_sequence,
+            self.discontinuity_sequence,
+            self.target_duration,
+            self.independent,
+            self.ended,
+            listed,
+        )
+    }
+}
+
+impl SegmentRecord {
+    fn published(&self, file: Option<File>, map: Option<Arc<File>>) -> Published {
+        let listed = ListedSegment {
+            uri: self.file.name.clone(),
+            map: map.as_ref().map(|map| map.name.clone()),
+            duration: self.duration,
+            discontinuity: self.discontinuity,
+            program_date_time_ms: self.program_date_time_ms,
+            gap: file.is_none(),
+        };
+        let lost = || File { name: self.file.name.clone(), bytes: Bytes::new(), digest: [0; 32] };
+        Published { sequence: self.sequence, listed, file: file.unwrap_or_else(lost), map, parts: Vec::new() }
+    }
+}
+
+/// The runtime directory that holds the records.
+#[derive(Debug, Clone)]
+pub struct Records {
+    directory: PathBuf,
+}
+
+impl Records {
+    /// Records under `directory`, made if missing.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// Replaces a stream's record in one step.
+    pub fn write(&self, record: &Record) -> io::Result<()> {
+        let path = self.path(&record.stream);
+        let aside = path.with_extension("tmp");
+        let text = serde_json::to_vec(record).map_err(io::Error::other)?;
+        let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path));
+        if written.is_err() {
+            // A record that is behind would reuse names; without one the clock's numbers are ahead.
+            let _ = fs::remove_file(&path);
+        }
+        written
+    }
+
+    /// The record of one stream, if there is a whole one.
+    pub fn read(&self, stream: &StreamName) -> Option<Record> {
+        read_record(&self.path(stream)).filter(|record| record.stream == *stream)
+    }
+
+    /// All whole records. What cannot be read is left where it is.
+    pub fn all(&self) -> io::Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                records.extend(read_record(&path));
+            }
+        }
+        Ok(records)
+    }
+
+    fn path(&self, stream: &StreamName) -> PathBuf {
+        // '+' is in no name, so two streams never share a file.
+        self.directory.join(format!("{}+{}.json", stream.app(), stream.name()))
+    }
+}
+
+fn read_record(path: &Path) -> Option<Record> {
+    if fs::metadata(path).ok()?.len() > MAX_RECORD_BYTES {
+        return None;
+    }
+    let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (record.format == FORMAT).then_some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::tests::published_window;
+    use std::collections::HashMap;
+
+    #[test]
+    fn a_window_is_adopted_as_it_was_and_what_is_lost_is_a_gap() {
+        let (stream, snapshot) = published_window(9);
+        let record = Record::of(&stream, &snapshot);
+        let mut files: HashMap<String, Bytes> =
+            snapshot.files().into_iter().map(|(name, file)| (name.to_owned(), file.bytes.clone())).collect();
+        let whole = record.adopt(&mut |name| files.get(name).cloned());
+        assert_eq!(whole.media_playlist.bytes, snapshot.media_playlist.bytes);
+        assert_eq!(
+            (whole.next_sequence, whole.discontinuity_sequence),
+            (snapshot.next_sequence, snapshot.discontinuity_sequence)
+        );
+        let (torn, lost) = (snapshot.listed[1].file.name.clone(), snapshot.listed[2].file.name.clone());
+        files.insert(torn.clone(), Bytes::from_static(b"torn"));
+        files.remove(&lost);
+        let partial = record.adopt(&mut |name| files.get(name).cloned());
+        let gaps: Vec<_> = partial.listed.iter().filter(|s| s.listed.gap).map(|s| s.file.name.clone()).collect();
+        assert_eq!(gaps, [torn.clone(), lost]);
+        assert!(partial.file(&torn).is_none() && partial.files().keys().all(|name| **name != torn));
+    }
+
+    #[test]
+    fn a_record_is_read_back_and_a_torn_one_is_ignored() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let records = Records::open(directory.path()).expect("directory");
+        let (stream, snapshot) = published_window(3);
+        let record = Record::of(&stream, &snapshot);
+        records.write(&record).expect("written");
+        assert_eq!(records.read(&stream.name), Some(record.clone()));
+        fs::write(directory.path().join("live+torn.json"), &serde_json::to_vec(&record).expect("json")[..40])
+            .expect("written");
+        assert_eq!(records.all().expect("listed"), [record]);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_replaced_is_removed() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let records = Records::open(directory.path()).expect("directory");
+        let (stream, snapshot) = published_window(3);
+        let record = Record::of(&stream, &snapshot);
+        records.write(&record).expect("written");
+        // A directory in the way of the file written aside.
+        fs::create_dir(directory.path().join("live+show.tmp")).expect("directory");
+        assert!(records.write(&record).is_err());
+        assert_eq!(records.read(&stream.name), None);
+    }
+}

@@ -1,0 +1,255 @@
+//! Disk: threads that may block on storage so that nobody else has to.
+//!
+//! A few threads a mount take jobs from a bounded queue; a thread that hangs is given up and replaced,
+//! up to a limit. Syncs are grouped: one a second for all streams of the mount.
+
+use crate::archive::Archive;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// Threads for one mount: storage answers in parallel, and one hung directory must not stop the others.
+const THREADS: usize = 4;
+/// Jobs that may wait: two for each of [`crate::live::MAX_STREAMS`].
+const MAX_QUEUED: usize = 8192;
+/// A job that takes longer is hung: its thread is given up.
+pub const HUNG_AFTER: Duration = Duration::from_secs(10);
+/// Threads that may be lost to hung jobs before no more are started.
+const MAX_LOST: usize = 32;
+/// How often what was written is made durable.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// The queue is full: storage is far behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{MAX_QUEUED} storage operations are waiting already")]
+pub struct Busy;
+
+type Job = Box<dyn FnOnce(&dyn Archive) + Send>;
+type Synced = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// When finished writes count as durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// After a sync of the whole file system, at most once a second.
+    Grouped,
+    /// At once: the kernel writes back when it will.
+    Never,
+}
+
+/// How a mount's threads are doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskState {
+    /// Threads inside a job for longer than [`HUNG_AFTER`].
+    pub hung: usize,
+    /// Longest time a thread has been inside its job.
+    pub longest: Duration,
+}
+
+/// The threads of one mount.
+pub struct Disk {
+    archive: Arc<dyn Archive>,
+    jobs: SyncSender<Job>,
+    queue: Arc<Mutex<Receiver<Job>>>,
+    syncs: Option<SyncSender<Synced>>,
+    workers: Mutex<Vec<Arc<Worker>>>,
+}
+
+/// One thread: since when it is inside a job, and whether it was given up.
+#[derive(Default)]
+struct Worker {
+    busy: Mutex<Busyness>,
+}
+
+#[derive(Default)]
+struct Busyness {
+    since: Option<Instant>,
+    lost: bool,
+}
+
+impl Disk {
+    /// Starts the threads.
+    pub fn start(archive: Arc<dyn Archive>, policy: SyncPolicy) -> io::Result<Arc<Self>> {
+        let (jobs, queue) = sync_channel(MAX_QUEUED);
+        let syncs = match policy {
+            SyncPolicy::Grouped => Some(start_sync_thread(archive.clone())?),
+            SyncPolicy::Never => None,
+        };
+        let disk = Self { archive, jobs, queue: Arc::new(Mutex::new(queue)), syncs, workers: Mutex::default() };
+        for _ in 0..THREADS {
+            disk.start_worker()?;
+        }
+        Ok(Arc::new(disk))
+    }
+
+    /// Queues a job. It runs on a thread of the mount and reports by itself, usually with a message to an actor.
+    pub fn submit(&self, job: impl FnOnce(&dyn Archive) + Send + 'static) -> Result<(), Busy> {
+        self.jobs.try_send(Box::new(job)).map_err(|_| Busy)
+    }
+
+    /// Calls back once everything written before this call is durable.
+    pub fn sync(&self, synced: impl FnOnce(io::Result<()>) + Send + 'static) -> Result<(), Busy> {
+        match &self.syncs {
+            Some(syncs) => syncs.try_send(Box::new(synced)).map_err(|error| match error {
+                TrySendError::Full(_) | TrySendError::Disconnected(_) => Busy,
+            }),
+            None => {
+                synced(Ok(()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Looks at the threads; replaces those that hang. Called every second by the storage probe.
+    pub fn check(&self, now: Instant) -> DiskState {
+        let mut state = DiskState::default();
+        let mut newly_lost = 0;
+        {
+            let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+            workers.retain(|worker| Arc::strong_count(worker) > 1);
+            for worker in workers.iter() {
+                let mut busy = worker.busy.lock().unwrap_or_else(PoisonError::into_inner);
+                let inside = busy.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+                state.longest = state.longest.max(inside);
+                if inside > HUNG_AFTER {
+                    state.hung += 1;
+                    newly_lost += usize::from(!std::mem::replace(&mut busy.lost, true));
+                }
+            }
+        }
+        for _ in 0..newly_lost {
+            if state.hung <= MAX_LOST && self.start_worker().is_err() {
+                break;
+            }
+        }
+        state
+    }
+
+    fn start_worker(&self) -> io::Result<()> {
+        let worker = Arc::new(Worker::default());
+        let (mine, queue, archive) = (worker.clone(), self.queue.clone(), self.archive.clone());
+        thread::Builder::new().name("disk".to_owned()).spawn(move || work(&mine, &queue, &*archive))?;
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        Ok(())
+    }
+}
+
+/// Runs jobs until the disk is dropped or the thread was given up. A job that panics costs its thread's turn only.
+fn work(worker: &Worker, queue: &Mutex<Receiver<Job>>, archive: &dyn Archive) {
+    loop {
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        set_busy(worker, Some(Instant::now()));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(archive)));
+        if outcome.is_err() {
+            crate::events::job_panicked();
+        }
+        if set_busy(worker, None) {
+            return;
+        }
+    }
+}
+
+/// Notes what the thread does; whether it was given up.
+fn set_busy(worker: &Worker, since: Option<Instant>) -> bool {
+    let mut busy = worker.busy.lock().unwrap_or_else(PoisonError::into_inner);
+    busy.since = since;
+    busy.lost
+}
+
+fn start_sync_thread(archive: Arc<dyn Archive>) -> io::Result<SyncSender<Synced>> {
+    let (syncs, requests) = sync_channel::<Synced>(MAX_QUEUED);
+    thread::Builder::new().name("disk-sync".to_owned()).spawn(move || sync_in_groups(&*archive, &requests))?;
+    Ok(syncs)
+}
+
+/// One sync answers all requests that came before it.
+fn sync_in_groups(archive: &dyn Archive, requests: &Receiver<Synced>) {
+    while let Ok(first) = requests.recv() {
+        let mut group = vec![first];
+        let due = Instant::now() + SYNC_EVERY;
+        loop {
+            match requests.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(request) => group.push(request),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+            if group.len() == MAX_QUEUED {
+                break;
+            }
+        }
+        let result = archive.sync();
+        for synced in group {
+            // An io::Error cannot be cloned; its code can.
+            synced(match &result {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    Err(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error))
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::LocalDirectory;
+    use std::sync::mpsc::channel;
+
+    fn disk() -> (tempfile::TempDir, Arc<Disk>) {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let archive = Arc::new(LocalDirectory::open(directory.path()).expect("directory"));
+        let disk = Disk::start(archive, SyncPolicy::Grouped).expect("threads");
+        (directory, disk)
+    }
+
+    #[test]
+    fn hung_threads_are_replaced_and_the_rest_goes_on() {
+        let (_directory, disk) = disk();
+        let (release, gate) = channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let (started, starts) = channel();
+        for _ in 0..THREADS {
+            let (gate, started) = (gate.clone(), started.clone());
+            disk.submit(move |_| {
+                started.send(()).expect("test waits");
+                drop(gate.lock().map(|gate| gate.recv()));
+            })
+            .expect("room");
+        }
+        for _ in 0..THREADS {
+            starts.recv().expect("all threads are inside a job");
+        }
+        let later = Instant::now() + HUNG_AFTER + Duration::from_secs(1);
+        assert_eq!(disk.check(later).hung, THREADS);
+        let (done, finished) = channel();
+        disk.submit(move |archive| done.send(archive.probe().is_ok()).expect("test waits")).expect("room");
+        assert_eq!(finished.recv_timeout(Duration::from_secs(10)), Ok(true));
+        drop(release);
+    }
+
+    #[test]
+    fn a_job_that_panics_does_not_stop_its_thread() {
+        let (_directory, disk) = disk();
+        for _ in 0..THREADS * 2 {
+            disk.submit(|_| panic!("a bug in a job")).expect("room");
+        }
+        let (done, finished) = channel();
+        disk.submit(move |_| done.send(()).expect("test waits")).expect("room");
+        assert_eq!(finished.recv_timeout(Duration::from_secs(10)), Ok(()));
+    }
+
+    #[test]
+    fn syncs_are_grouped() {
+        let (_directory, disk) = disk();
+        let (done, finished) = channel();
+        for _ in 0..50 {
+            let done = done.clone();
+            disk.sync(move |result| done.send(result.is_ok()).expect("test waits")).expect("room");
+        }
+        let all: Vec<bool> = (0..50).map(|_| finished.recv_timeout(Duration::from_secs(30)).expect("synced")).collect();
+        assert!(all.iter().all(|synced| *synced));
+    }
+}

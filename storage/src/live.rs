@@ -1,0 +1,304 @@
+//! What belongs to a stream and not to an actor, and the registry of all streams.
+
+use crate::archive::Ledger;
+use crate::log::SampleLog;
+use crate::name::StreamName;
+use crate::snapshot::{Numbers, Snapshot};
+use crate::window::Window;
+use arc_swap::ArcSwap;
+use media::packager::Settings;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant};
+
+/// Streams one process serves: each costs at least its window, so memory ends before this does.
+pub const MAX_STREAMS: usize = 4096;
+/// Segment numbers count from here when there is no record: 2020-01-01, seconds since 1970.
+const NUMBERS_SINCE: u64 = 1_577_836_800;
+
+/// One show: from its first publisher to the end, across reconnects and restarts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Unique for the stream name.
+    pub id: String,
+    /// When it was first published, milliseconds since 1970. Never reset.
+    pub published_at_ms: i64,
+}
+
+impl Session {
+    /// A session that begins now.
+    pub fn beginning_at(now_ms: i64) -> Self {
+        Self { id: format!("{now_ms:x}"), published_at_ms: now_ms }
+    }
+}
+
+/// Who publishes. Written by `publisher_lock` only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publisher {
+    /// Nobody has yet.
+    Free,
+    /// A publisher holds the stream.
+    Held {
+        /// Its fencing token.
+        epoch: u64,
+        /// Since when.
+        since: Instant,
+    },
+    /// The last publisher is gone; the session waits for one to come back.
+    Grace {
+        /// Until when.
+        until: Instant,
+    },
+    /// The session is over.
+    Ended,
+}
+
+/// Limits and formats of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LiveSettings {
+    /// Container and target duration.
+    pub packaging: Settings,
+    /// Segments in the live playlist.
+    pub window: usize,
+    /// How long a session waits for its publisher to come back.
+    pub grace: Duration,
+}
+
+/// A position that made a segmenter fail, and how often.
+#[derive(Debug, Default)]
+pub struct Trial {
+    position: AtomicU64,
+    failures: AtomicU32,
+}
+
+impl Trial {
+    /// Notes that work on `position` begins. Positions start at one, so that zero means none.
+    pub fn begin(&self, position: u64) {
+        self.position.store(position + 1, Ordering::Relaxed);
+    }
+
+    /// Notes that nothing is being worked on.
+    pub fn done(&self) {
+        self.position.store(0, Ordering::Relaxed);
+        self.failures.store(0, Ordering::Relaxed);
+    }
+
+    /// Called by a new segmenter: the position its predecessors failed at, and how many did so in a row.
+    pub fn failed_at(&self) -> Option<(u64, u32)> {
+        let position = self.position.load(Ordering::Relaxed).checked_sub(1)?;
+        Some((position, self.failures.fetch_add(1, Ordering::Relaxed) + 1))
+    }
+}
+
+/// The shared state of one stream. Actors come and go around it.
+#[derive(Debug)]
+pub struct LiveStream {
+    /// Public name.
+    pub name: StreamName,
+    /// How it is packaged.
+    pub settings: LiveSettings,
+    /// The show.
+    pub session: Session,
+    /// Samples not yet in segments.
+    pub log: SampleLog,
+    /// What viewers get.
+    pub window: Window,
+    /// Position the segmenter works on, for its successor.
+    pub trial: Trial,
+    /// What the archive is known to hold.
+    pub ledger: Ledger,
+    /// Bytes received from publishers.
+    pub received_bytes: AtomicU64,
+    publisher: ArcSwap<Publisher>,
+    /// The last epoch that was given out.
+    epoch: AtomicU64,
+    opened: Instant,
+}
+
+impl LiveStream {
+    /// A stream whose window goes on from `snapshot` and whose epochs go on after `epoch`.
+    pub fn new(
+        name: StreamName,
+        settings: LiveSettings,
+        session: Session,
+        snapshot: Snapshot,
+        epoch: u64,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            settings,
+            session,
+            log: SampleLog::default(),
+            window: Window::holding(snapshot),
+            trial: Trial::default(),
+            ledger: Ledger::default(),
+            received_bytes: AtomicU64::new(0),
+            publisher: ArcSwap::from_pointee(Publisher::Free),
+            epoch: AtomicU64::new(epoch),
+            opened: Instant::now(),
+        })
+    }
+
+    /// Who publishes.
+    pub fn publisher(&self) -> Publisher {
+        **self.publisher.load()
+    }
+
+    /// Says who publishes. Only `publisher_lock` calls this.
+    pub fn set_publisher(&self, publisher: Publisher) {
+        self.publisher.store(Arc::new(publisher));
+    }
+
+    /// The last epoch given out.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Gives out the next epoch. Only `publisher_lock` calls this.
+    pub fn next_epoch(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Time since the stream was opened in this process.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.opened)
+    }
+}
+
+/// Numbers for a window without a record: the clock's, which no counting of segments can outrun (invariant I3).
+pub fn clock_numbers(now: SystemTime) -> Numbers {
+    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()).saturating_sub(NUMBERS_SINCE);
+    Numbers { media_sequence: seconds, discontinuity_sequence: seconds }
+}
+
+/// Milliseconds since 1970.
+pub fn wall_ms(now: SystemTime) -> i64 {
+    now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// More than [`MAX_STREAMS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("this server carries {MAX_STREAMS} streams already")]
+pub struct TooManyStreams;
+
+type Streams = HashMap<Arc<str>, Arc<LiveStream>>;
+
+/// All streams by name: read by anybody without waiting, changed by the `streams` actor.
+#[derive(Debug)]
+pub struct Registry {
+    streams: ArcSwap<Streams>,
+    /// Serializes changes; readers never see it.
+    writer: Mutex<()>,
+    changes: watch::Sender<u64>,
+    /// Until when names that are not known yet may still turn out to be live.
+    settling_until: Instant,
+}
+
+impl Registry {
+    /// An empty registry; unknown names are given until `settling_until` to appear.
+    pub fn settling_until(settling_until: Instant) -> Arc<Self> {
+        let (streams, writer) = (ArcSwap::default(), Mutex::new(()));
+        Arc::new(Self { streams, writer, changes: watch::Sender::new(0), settling_until })
+    }
+
+    /// The stream called `application/name`.
+    pub fn get(&self, path: &str) -> Option<Arc<LiveStream>> {
+        self.streams.load().get(path).cloned()
+    }
+
+    /// All streams, in no order.
+    pub fn all(&self) -> Vec<Arc<LiveStream>> {
+        self.streams.load().values().cloned().collect()
+    }
+
+    /// Whether unknown names may still appear because the process is new.
+    pub fn is_settling(&self, now: Instant) -> bool {
+        now < self.settling_until
+    }
+
+    /// Adds a stream, replacing one of the same name.
+    pub fn insert(&self, stream: Arc<LiveStream>) -> Result<(), TooManyStreams> {
+        let path: Arc<str> = stream.name.to_string().into();
+        self.change(|streams| {
+            if streams.len() >= MAX_STREAMS && !streams.contains_key(&path) {
+                return Err(TooManyStreams);
+            }
+            streams.insert(path, stream);
+            Ok(())
+        })
+    }
+
+    /// Removes `stream`, unless another one has its name by now.
+    pub fn remove(&self, stream: &Arc<LiveStream>) {
+        let path = stream.name.to_string();
+        self.change(|streams| {
+            if streams.get(path.as_str()).is_some_and(|current| Arc::ptr_eq(current, stream)) {
+                streams.remove(path.as_str());
+            }
+        });
+    }
+
+    /// Waits for the stream called `path`. The caller sets the deadline.
+    pub async fn wait_for(&self, path: &str) -> Arc<LiveStream> {
+        let mut changes = self.changes.subscribe();
+        loop {
+            if let Some(stream) = self.get(path) {
+                return stream;
+            }
+            // The sender lives as long as `self`: this cannot fail.
+            let _ = changes.changed().await;
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Streams) -> T) -> T {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = (**self.streams.load()).clone();
+        let result = change(&mut streams);
+        self.streams.store(Arc::new(streams));
+        self.changes.send_modify(|changes| *changes += 1);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use media::Container;
+
+    fn stream(name: &str) -> Arc<LiveStream> {
+        let packaging = Settings { container: Container::Cmaf, target_duration: 2 };
+        let settings = LiveSettings { packaging, window: 6, grace: Duration::from_secs(30) };
+        let name = StreamName::new("live", name).expect("valid name");
+        LiveStream::new(name, settings, Session::beginning_at(1), Snapshot::default(), 0)
+    }
+
+    #[test]
+    fn a_stream_that_was_replaced_does_not_remove_its_successor() {
+        let registry = Registry::settling_until(Instant::now());
+        let (old, new) = (stream("show"), stream("show"));
+        registry.insert(old.clone()).expect("room");
+        registry.insert(new.clone()).expect("room");
+        registry.remove(&old);
+        assert!(registry.get("live/show").is_some_and(|current| Arc::ptr_eq(&current, &new)));
+    }
+
+    #[test]
+    fn a_position_that_fails_again_is_counted_and_success_forgets_it() {
+        let trial = Trial::default();
+        assert_eq!(trial.failed_at(), None);
+        trial.begin(0);
+        assert_eq!((trial.failed_at(), trial.failed_at()), (Some((0, 1)), Some((0, 2))));
+        trial.done();
+        assert_eq!(trial.failed_at(), None);
+    }
+
+    #[test]
+    fn numbers_without_a_record_come_from_the_clock() {
+        let now = UNIX_EPOCH + Duration::from_secs(NUMBERS_SINCE + 77);
+        assert_eq!(clock_numbers(now), Numbers { media_sequence: 77, discontinuity_sequence: 77 });
+    }
+}

@@ -1,0 +1,343 @@
+//! Snapshot: one immutable state of a stream's window, all renditions together.
+//!
+//! What a playlist names, its digests and the files themselves change in one instant (invariant I2),
+//! because they are one value.
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use media::hls::{ListedSegment, Measured, MediaPlaylist, multivariant};
+use media::segment::{FileDigest, Initialization, Part};
+use media::{Packager, Segment, TICKS_PER_SECOND};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::{Arc, OnceLock};
+use tokio::time::{Duration, Instant};
+
+/// Media Playlist of the one rendition there is so far.
+pub const MEDIA_PLAYLIST: &str = "0.m3u8";
+/// Multivariant Playlist.
+pub const MULTIVARIANT_PLAYLIST: &str = "index.m3u8";
+/// Digests of every file that can be fetched, as PeerTube's players expect them.
+pub const DIGESTS: &str = "segments-sha256.json";
+/// The window holds at least this many target durations and one segment (RFC 8216 section 6.2.2).
+const MIN_TARGET_DURATIONS: i64 = 3;
+
+/// A document that changes with every publication.
+#[derive(Debug, Default)]
+pub struct Document {
+    /// The text as sent.
+    pub bytes: Bytes,
+    /// Strong validator (RFC 9110 section 8.8.3), without quotes.
+    pub etag: String,
+    gzip: OnceLock<Bytes>,
+}
+
+impl Document {
+    fn new(text: impl Into<Bytes>) -> Self {
+        let bytes: Bytes = text.into();
+        Self { etag: hex(&Sha256::digest(&bytes)[..16]), bytes, gzip: OnceLock::new() }
+    }
+
+    /// The text compressed, made when first asked for.
+    pub fn gzip(&self) -> Bytes {
+        self.gzip.get_or_init(|| compress(&self.bytes)).clone()
+    }
+}
+
+fn compress(bytes: &Bytes) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to memory cannot fail; an empty answer would be wrong, the plain one is never cached here.
+    let _ = encoder.write_all(bytes);
+    encoder.finish().map(Bytes::from).unwrap_or_default()
+}
+
+/// A file of the window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Last component of its URL; never used for other bytes.
+    pub name: String,
+    /// Its contents; empty if they were lost (the segment is a gap).
+    pub bytes: Bytes,
+    /// SHA-256.
+    pub digest: FileDigest,
+}
+
+/// A segment with its number and name.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// Media sequence number.
+    pub sequence: u64,
+    /// As playlists list it.
+    pub listed: ListedSegment,
+    /// The file.
+    pub file: File,
+    /// Its initialization section; none for MPEG-TS.
+    pub map: Option<Arc<File>>,
+    /// Parts of the file.
+    pub parts: Vec<Part>,
+}
+
+/// A segment that has left the playlist and can still be fetched.
+#[derive(Debug, Clone)]
+pub struct Expired {
+    /// The segment.
+    pub segment: Arc<Published>,
+    /// Until when (RFC 8216 section 6.2.2).
+    pub until: Instant,
+}
+
+/// Where a restarted segmenter goes on: the packager as it was when this snapshot was made.
+#[derive(Debug, Clone)]
+pub struct Resume {
+    /// Its state.
+    pub packager: Packager,
+    /// The first log position it has not seen.
+    pub position: u64,
+}
+
+/// One state of a window.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts publications of this window.
+    pub version: u64,
+    /// Segments in the playlist, oldest first.
+    pub listed: Vec<Arc<Published>>,
+    /// Segments that have left it.
+    pub expired: Vec<Expired>,
+    /// Number of the next segment.
+    pub next_sequence: u64,
+    /// EXT-X-DISCONTINUITY-SEQUENCE.
+    pub discontinuity_sequence: u64,
+    /// Seconds; zero before the first segment.
+    pub target_duration: u32,
+    /// EXT-X-ENDLIST has been written.
+    pub ended: bool,
+    /// [`MEDIA_PLAYLIST`].
+    pub media_playlist: Document,
+    /// [`MULTIVARIANT_PLAYLIST`].
+    pub multivariant: Document,
+    /// [`DIGESTS`].
+    pub digests: Document,
+    /// When it was published.
+    pub published_at: Option<Instant>,
+    /// Where to resume.
+    pub resume: Option<Resume>,
+    pub(crate) init: Option<(Arc<Initialization>, Option<Arc<File>>)>,
+    pub(crate) measured: Measured,
+    pub(crate) independent: bool,
+}
+
+/// Numbers a window starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// Number of the first segment.
+    pub media_sequence: u64,
+    /// Discontinuities before it.
+    pub discontinuity_sequence: u64,
+}
+
+impl Snapshot {
+    /// An empty window.
+    pub fn starting_at(numbers: Numbers) -> Self {
+        Self {
+            next_sequence: numbers.media_sequence,
+            discontinuity_sequence: numbers.discontinuity_sequence,
+            ..Self::default()
+        }
+    }
+
+    /// A window as a record describes it; its next segment follows a discontinuity.
+    pub fn adopted(
+        next_sequence: u64,
+        discontinuity_sequence: u64,
+        target_duration: u32,
+        independent: bool,
+        ended: bool,
+        listed: Vec<Arc<Published>>,
+    ) -> Self {
+        let mut snapshot = Self {
+            version: 1,
+            listed,
+            next_sequence,
+            discontinuity_sequence,
+            target_duration,
+            ended,
+            independent,
+            ..Self::default()
+        };
+        snapshot.render();
+        snapshot
+    }
+
+    /// Whether there is a playlist to serve.
+    pub fn has_playlist(&self) -> bool {
+        !self.media_playlist.bytes.is_empty()
+    }
+
+    /// A file by name: a segment or an initialization section, listed or still fetchable.
+    pub fn file(&self, name: &str) -> Option<&File> {
+        let segments = || self.listed.iter().rev().chain(self.expired.iter().map(|expired| &expired.segment).rev());
+        let named = |segment: &&Arc<Published>| segment.file.name == name && !segment.listed.gap;
+        let map = || segments().filter_map(|segment| segment.map.as_deref()).find(|file| file.name == name);
+        segments().find(named).map(|segment| &segment.file).or_else(map)
+    }
+
+    /// Every file that can be fetched.
+    pub fn files(&self) -> BTreeMap<&str, &File> {
+        let segments = self.listed.iter().chain(self.expired.iter().map(|expired| &expired.segment));
+        let files = segments.filter(|s| !s.listed.gap).flat_map(|s| std::iter::once(&s.file).chain(s.map.as_deref()));
+        files.map(|file| (file.name.as_str(), file)).collect()
+    }
+
+    /// The next state: `segments` appended, old ones expired, playlists rendered anew.
+    pub fn next(&self, segments: Vec<Segment>, end: bool, window: usize, resume: Option<Resume>, now: Instant) -> Self {
+        let mut next = self.carried(resume, now);
+        for segment in segments {
+            next.append(segment);
+        }
+        next.slide(window, now);
+        next.ended = end || self.ended && next.next_sequence == self.next_sequence;
+        next.render();
+        next
+    }
+
+    /// What a new session of the same name starts from: numbers go on, old segments stay fetchable.
+    pub fn new_session(&self, now: Instant) -> Self {
+        let mut next = self.carried(None, now);
+        let listed = std::mem::take(&mut next.listed);
+        let playlist: i64 = listed.iter().map(|segment| segment.listed.duration).sum();
+        next.discontinuity_sequence += 1 + discontinuities(&listed);
+        next.expired.extend(listed.into_iter().map(|segment| expire(segment, playlist, now)));
+        Self { target_duration: 0, independent: false, init: None, measured: Measured::default(), ..next }
+    }
+
+    fn carried(&self, resume: Option<Resume>, now: Instant) -> Self {
+        Self {
+            version: self.version + 1,
+            listed: self.listed.clone(),
+            expired: self.expired.iter().filter(|expired| expired.until > now).cloned().collect(),
+            next_sequence: self.next_sequence,
+            discontinuity_sequence: self.discontinuity_sequence,
+            target_duration: self.target_duration,
+            published_at: Some(now),
+            resume,
+            init: self.init.clone(),
+            measured: self.measured,
+            independent: self.independent,
+            ..Self::default()
+        }
+    }
+
+    fn append(&mut self, segment: Segment) {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let map = self.map_of(&segment, sequence);
+        // A segment that follows nothing listed has nothing to be discontinuous with.
+        let first = self.listed.is_empty();
+        self.target_duration = segment.target_duration;
+        self.independent = segment.all_independent;
+        self.measure(&segment);
+        let extension = if map.is_some() { "m4s" } else { "ts" };
+        let name = format!("0-{sequence}.{extension}");
+        let listed = ListedSegment {
+            uri: name.clone(),
+            map: map.as_ref().map(|file| file.name.clone()),
+            duration: segment.duration,
+            discontinuity: segment.discontinuity && !first,
+            program_date_time_ms: segment.program_date_time_ms,
+            gap: false,
+        };
+        let file = File { name, bytes: segment.bytes, digest: segment.digest };
+        self.listed.push(Arc::new(Published { sequence, listed, file, map, parts: segment.parts }));
+    }
+
+    /// The file of the segment's initialization section, named after the first segment that uses it.
+    fn map_of(&mut self, segment: &Segment, sequence: u64) -> Option<Arc<File>> {
+        if let Some((init, file)) = &self.init
+            && init.digest == segment.init.digest
+            && init.tracks == segment.init.tracks
+        {
+            return file.clone();
+        }
+        let (bytes, digest) = (segment.init.bytes.clone(), segment.init.digest);
+        let file = (!bytes.is_empty()).then(|| Arc::new(File { name: format!("0-{sequence}.mp4"), bytes, digest }));
+        self.init = Some((segment.init.clone(), file.clone()));
+        file
+    }
+
+    fn measure(&mut self, segment: &Segment) {
+        let rate = |bytes: usize, ticks: i64| {
+            (bytes as u64 * 8 * TICKS_PER_SECOND.unsigned_abs()).div_ceil(ticks.max(1).unsigned_abs())
+        };
+        self.measured.peak = self.measured.peak.max(rate(segment.bytes.len(), segment.duration));
+        let (bytes, ticks) =
+            self.listed.iter().fold((segment.bytes.len(), segment.duration), |(bytes, ticks), listed| {
+                (bytes + listed.file.bytes.len(), ticks + listed.listed.duration)
+            });
+        self.measured.average = rate(bytes, ticks).min(self.measured.peak);
+        if segment.video_samples > 1 && segment.init.tracks.video.is_some() {
+            let seconds = segment.duration as f64 / TICKS_PER_SECOND as f64;
+            self.measured.frame_rate.get_or_insert((f64::from(segment.video_samples) / seconds).round().max(1.0));
+        }
+    }
+
+    /// Takes the oldest segments out of the playlist while enough remain.
+    fn slide(&mut self, window: usize, now: Instant) {
+        let minimum = MIN_TARGET_DURATIONS * i64::from(self.target_duration) * TICKS_PER_SECOND;
+        let mut remaining: i64 = self.listed.iter().map(|segment| segment.listed.duration).sum();
+        while self.listed.len() > window.max(2) {
+            let playlist = remaining;
+            remaining -= self.listed[0].listed.duration;
+            // The minimum must hold without the newest segment: "three target durations and one segment".
+            let newest = self.listed.last().map_or(0, |segment| segment.listed.duration);
+            if remaining - newest < minimum {
+                break;
+            }
+            let segment = self.listed.remove(0);
+            // Its own tag, if it had one, leaves with it (RFC 8216 section 6.2.2).
+            self.discontinuity_sequence += u64::from(segment.listed.discontinuity);
+            self.expired.push(expire(segment, playlist, now));
+        }
+    }
+
+    fn render(&mut self) {
+        let files: BTreeMap<&str, String> =
+            self.files().into_iter().map(|(name, file)| (name, hex(&file.digest))).collect();
+        let digests = serde_json::to_vec(&files).unwrap_or_default();
+        self.digests = Document::new(digests);
+        let Some(first) = self.listed.first() else { return };
+        let playlist = MediaPlaylist {
+            target_duration: self.target_duration,
+            media_sequence: first.sequence,
+            discontinuity_sequence: self.discontinuity_sequence,
+            independent_segments: self.independent,
+            end: self.ended,
+        };
+        let text = playlist.render(self.listed.iter().map(|segment| &segment.listed));
+        self.media_playlist = Document::new(text);
+        if let Some((init, _)) = &self.init {
+            self.multivariant =
+                Document::new(multivariant(MEDIA_PLAYLIST, &init.tracks, self.measured, self.independent));
+        }
+    }
+}
+
+fn discontinuities(listed: &[Arc<Published>]) -> u64 {
+    listed.iter().filter(|segment| segment.listed.discontinuity).count() as u64
+}
+
+/// A segment that leaves a playlist of `playlist` ticks stays for its own duration and the playlist's.
+fn expire(segment: Arc<Published>, playlist: i64, now: Instant) -> Expired {
+    let ticks = (segment.listed.duration + playlist).max(0).unsigned_abs();
+    Expired { segment, until: now + Duration::from_micros(ticks * 1_000_000 / TICKS_PER_SECOND.unsigned_abs()) }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+pub(crate) mod tests;

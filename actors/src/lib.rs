@@ -1,1 +1,22 @@
+//! One file an actor. A handler is a routing table; the work is in its `State`, tested without a runtime.
+//!
+//! Media never travels by mailbox: mailboxes are unbounded. It goes through the sample log.
 
+pub mod archiver;
+pub mod authorizer;
+pub mod door;
+pub mod events;
+pub mod fault;
+pub mod publisher_lock;
+pub mod rtmp_listener;
+pub mod segmenter;
+pub mod session;
+pub mod storage_probe;
+pub mod task;
+pub mod vitals;
+pub mod watcher;
+
+pub use authorizer::{Authorizer, Verdict};
+pub use door::{Ask, Denial, Grant};
+pub use fault::Fault;
+pub use vitals::{Vital, Vitals};

@@ -47,7 +47,7 @@ pub fn video(body: &Bytes) -> Result<VideoTag, CodecError> {
         return Err(CodecError::Unsupported(legacy_video_codec(codec)));
     }
     match body.get(1) {
-        Some(0) => Ok(VideoTag::SequenceHeader(after(body, 5)?)),
+        Some(0) => Ok(video_header(after(body, 5)?)),
         Some(1) => frames(frame_type, composition(body, 2)?, after(body, 5)?),
         // AVC end of sequence: five bytes with no payload.
         _ => Ok(VideoTag::Ignored),
@@ -60,7 +60,7 @@ pub fn audio(body: &Bytes) -> Result<AudioTag, CodecError> {
     match first >> 4 {
         9 => enhanced_audio(body, first & 0x0F),
         10 => match body.get(1) {
-            Some(0) => Ok(AudioTag::SequenceHeader(after(body, 2)?)),
+            Some(0) => Ok(audio_header(after(body, 2)?)),
             Some(1) => Ok(coded_audio(after(body, 2)?)),
             _ => Ok(AudioTag::Ignored),
         },
@@ -78,7 +78,7 @@ fn enhanced_video(body: &Bytes, first: u8) -> Result<VideoTag, CodecError> {
         return Err(CodecError::Unsupported(format!("video codec {}", printable(four_cc))));
     }
     match packet_type {
-        0 => Ok(VideoTag::SequenceHeader(after(body, 5)?)),
+        0 => Ok(video_header(after(body, 5)?)),
         1 => frames(frame_type, composition(body, 5)?, after(body, 8)?),
         3 => frames(frame_type, 0, after(body, 5)?),
         // SequenceEnd, Metadata and MPEG2TSSequenceStart.
@@ -95,7 +95,7 @@ fn enhanced_audio(body: &Bytes, packet_type: u8) -> Result<AudioTag, CodecError>
         return Err(CodecError::Unsupported(format!("audio codec {}", printable(four_cc))));
     }
     match packet_type {
-        0 => Ok(AudioTag::SequenceHeader(after(body, 5)?)),
+        0 => Ok(audio_header(after(body, 5)?)),
         1 => Ok(coded_audio(after(body, 5)?)),
         _ => Ok(AudioTag::Ignored),
     }
@@ -106,6 +106,15 @@ fn frames(frame_type: u8, composition_ms: i32, data: Bytes) -> Result<VideoTag, 
         return Ok(VideoTag::Ignored);
     }
     Ok(VideoTag::CodedFrames { key_frame: frame_type == 1, composition_ms, data })
+}
+
+/// Some encoders announce a track with an empty header first.
+fn video_header(data: Bytes) -> VideoTag {
+    if data.is_empty() { VideoTag::Ignored } else { VideoTag::SequenceHeader(data) }
+}
+
+fn audio_header(data: Bytes) -> AudioTag {
+    if data.is_empty() { AudioTag::Ignored } else { AudioTag::SequenceHeader(data) }
 }
 
 fn coded_audio(data: Bytes) -> AudioTag {

@@ -7,6 +7,7 @@ pub mod cmaf;
 pub mod codec;
 pub mod flv;
 pub mod hls;
+pub mod intake;
 pub mod mpegts;
 pub mod packager;
 pub mod sample;
@@ -14,6 +15,7 @@ pub mod segment;
 pub mod timeline;
 
 pub use codec::{CodecError, aac::AacConfig, avc::AvcConfig};
+pub use intake::Intake;
 pub use packager::Packager;
 pub use sample::{Entry, Sample, TICKS_PER_SECOND, TrackKind, Tracks};
 pub use segment::{Container, Segment};

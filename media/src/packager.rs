@@ -159,6 +159,12 @@ impl Packager {
         self.discontinuity = true;
     }
 
+    /// Drops what is open and starts gathering anew: for a state that fails even when it is finished.
+    pub fn abandon(&mut self) {
+        self.phase = Phase::Gathering(Gathering::default());
+        self.discontinuity = true;
+    }
+
     /// The encoder's clock jumped: the tracks stay what they are, the timestamps do not.
     fn jump(&mut self, done: &mut Vec<Output>) {
         let Phase::Running(running) = &self.phase else { return self.interrupt(done) };

@@ -4,7 +4,7 @@
 
 use crate::live::{LiveStream, Session};
 use crate::name::StreamName;
-use crate::snapshot::{File, Published, Snapshot, hex};
+use crate::snapshot::{File, Numbers, Published, Snapshot, hex};
 use bytes::Bytes;
 use media::hls::ListedSegment;
 use serde::{Deserialize, Serialize};
@@ -100,6 +100,12 @@ impl Record {
     /// The session to go on with.
     pub fn session(&self) -> Session {
         Session { id: self.session.clone(), published_at_ms: self.published_at_ms }
+    }
+
+    /// Numbers of a window that comes after this one and lists nothing of it.
+    pub fn numbers_after(&self) -> Numbers {
+        let listed = self.segments.iter().filter(|segment| segment.discontinuity).count() as u64;
+        Numbers { media_sequence: self.next_sequence, discontinuity_sequence: self.discontinuity_sequence + listed + 1 }
     }
 
     /// The window as viewers saw it. What `read` cannot give back is a gap (EXT-X-GAP).

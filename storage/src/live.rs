@@ -71,12 +71,15 @@ pub struct LiveSettings {
 /// A position that made a segmenter fail, and how often.
 #[derive(Debug, Default)]
 pub struct Trial {
+    /// Being worked on, plus one: zero means none.
     position: AtomicU64,
+    /// Where the last failure was, plus one.
+    failed: AtomicU64,
     failures: AtomicU32,
 }
 
 impl Trial {
-    /// Notes that work on `position` begins. Positions start at one, so that zero means none.
+    /// Notes that work on `position` begins.
     pub fn begin(&self, position: u64) {
         self.position.store(position + 1, Ordering::Relaxed);
     }
@@ -84,13 +87,16 @@ impl Trial {
     /// Notes that nothing is being worked on.
     pub fn done(&self) {
         self.position.store(0, Ordering::Relaxed);
-        self.failures.store(0, Ordering::Relaxed);
     }
 
-    /// Called by a new segmenter: the position its predecessors failed at, and how many did so in a row.
+    /// Called by a new segmenter: the position its predecessor failed at, and how many did so in a row.
     pub fn failed_at(&self) -> Option<(u64, u32)> {
-        let position = self.position.load(Ordering::Relaxed).checked_sub(1)?;
-        Some((position, self.failures.fetch_add(1, Ordering::Relaxed) + 1))
+        let position = self.position.swap(0, Ordering::Relaxed);
+        let failed = position.checked_sub(1)?;
+        let again = self.failed.swap(position, Ordering::Relaxed) == position;
+        let failures = if again { self.failures.load(Ordering::Relaxed) + 1 } else { 1 };
+        self.failures.store(failures, Ordering::Relaxed);
+        Some((failed, failures))
     }
 }
 
@@ -290,8 +296,13 @@ mod tests {
     fn a_position_that_fails_again_is_counted_and_success_forgets_it() {
         let trial = Trial::default();
         assert_eq!(trial.failed_at(), None);
-        trial.begin(0);
-        assert_eq!((trial.failed_at(), trial.failed_at()), (Some((0, 1)), Some((0, 2))));
+        let fail_at = |position| {
+            trial.begin(0);
+            trial.done();
+            trial.begin(position);
+            trial.failed_at()
+        };
+        assert_eq!([fail_at(7), fail_at(7), fail_at(8)], [Some((7, 1)), Some((7, 2)), Some((8, 1))]);
         trial.done();
         assert_eq!(trial.failed_at(), None);
     }

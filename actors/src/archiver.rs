@@ -1,0 +1,306 @@
+//! archiver: makes the archive hold what the window says, again after every failure (invariant I4).
+//!
+//! It only plans; the work is done by the mount's disk threads, and comes back as a message.
+
+use crate::events;
+use crate::fault::Fault;
+use crate::vitals::{Vital, Vitals};
+use bytes::Bytes;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use storage::disk::{Busy, Disk, HUNG_AFTER};
+use storage::snapshot::{DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
+use storage::{Archive, LiveStream, Registry, Snapshot};
+use tokio::time::{Duration, Instant};
+
+/// How often window and archive are compared.
+const TICK: Duration = Duration::from_millis(250);
+/// First wait after a failed operation; it doubles up to the longest.
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+/// Longest wait after a failed operation: storage that heals is used again within this.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Files written in one go, so that one stream's backlog does not keep a disk thread from the others.
+const MAX_FILES: usize = 16;
+
+/// Messages to the archiver.
+#[derive(Debug)]
+pub enum Msg {
+    /// Time to compare window and archive.
+    Tick,
+    /// What was left over from earlier is gone, and what is of use was found.
+    Opened(u64, io::Result<BTreeMap<String, u64>>),
+    /// Files are written aside.
+    Written(u64, io::Result<Plan>),
+    /// They are durable.
+    Synced(u64, io::Result<()>, Plan),
+    /// They have their names, and playlists and digests follow.
+    Committed(u64, io::Result<()>),
+    /// Fails on purpose.
+    Fail(Fault),
+}
+
+/// What an archiver needs to start.
+#[derive(Clone)]
+pub struct Args {
+    /// The stream.
+    pub stream: Arc<LiveStream>,
+    /// Threads of the mount.
+    pub disk: Arc<Disk>,
+    /// Who owns the stream's directory now.
+    pub registry: Arc<Registry>,
+    /// Where to register.
+    pub vitals: Arc<Vitals>,
+}
+
+/// The actor.
+#[derive(Debug, Default)]
+pub struct Archiver;
+
+impl Actor for Archiver {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+        myself.send_after(Duration::ZERO, || Msg::Tick);
+        let vital = args.vitals.register(format!("archiver {}", args.stream.name));
+        let Args { stream, disk, registry, .. } = args;
+        Ok(State {
+            stream,
+            disk,
+            registry,
+            opened: false,
+            ticket: 0,
+            in_flight: None,
+            failures: 0,
+            retry_at: None,
+            vital,
+        })
+    }
+
+    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let now = Instant::now();
+        let _busy = state.vital.enter("handle");
+        match msg {
+            Msg::Tick => {
+                myself.send_after(TICK, || Msg::Tick);
+                state.tick(&myself, now);
+            }
+            Msg::Opened(ticket, result) => state.opened(ticket, result, now),
+            Msg::Written(ticket, result) => state.written(&myself, ticket, result, now),
+            Msg::Synced(ticket, result, plan) => state.synced(&myself, ticket, result, plan, now),
+            Msg::Committed(ticket, result) => state.committed(ticket, result, now),
+            Msg::Fail(fault) => fault.strike()?,
+        }
+        Ok(())
+    }
+}
+
+/// What is to be done to make the archive a replica of a snapshot.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Files to write: segments and initialization sections, oldest first.
+    write: Vec<(String, Bytes)>,
+    /// Playlists and digests, once no listed file is missing.
+    documents: Option<Vec<(&'static str, Bytes)>>,
+    /// Files to remove when the playlists no longer name them.
+    remove: Vec<String>,
+    version: u64,
+}
+
+impl Plan {
+    /// What differs between a window and what the archive holds.
+    fn between(snapshot: &Snapshot, held: &BTreeMap<String, u64>, documents: Option<u64>) -> Option<Self> {
+        let wanted = snapshot.files();
+        let missing: Vec<_> = wanted.values().filter(|file| !held.contains_key(&file.name)).collect();
+        let complete = missing.len() <= MAX_FILES;
+        let write: Vec<_> =
+            missing.iter().take(MAX_FILES).map(|file| (file.name.clone(), file.bytes.clone())).collect();
+        let stale = documents != Some(snapshot.version) && snapshot.has_playlist();
+        let remove: Vec<_> = held.keys().filter(|name| !wanted.contains_key(name.as_str())).cloned().collect();
+        if write.is_empty() && !stale && remove.is_empty() {
+            return None;
+        }
+        // Digests before playlists: at no instant is a listed file without its digest (invariant I2).
+        let documents = (complete && (stale || !write.is_empty() || !remove.is_empty()) && snapshot.has_playlist())
+            .then(|| {
+                vec![
+                    (DIGESTS, snapshot.digests.bytes.clone()),
+                    (MEDIA_PLAYLIST, snapshot.media_playlist.bytes.clone()),
+                    (MULTIVARIANT_PLAYLIST, snapshot.multivariant.bytes.clone()),
+                ]
+            });
+        Some(Self { write, remove: if complete { remove } else { Vec::new() }, documents, version: snapshot.version })
+    }
+}
+
+/// One operation at a time, with a ticket that tells its answer from that of an abandoned one.
+pub struct State {
+    stream: Arc<LiveStream>,
+    disk: Arc<Disk>,
+    registry: Arc<Registry>,
+    opened: bool,
+    ticket: u64,
+    in_flight: Option<Instant>,
+    failures: u32,
+    retry_at: Option<Instant>,
+    vital: Arc<Vital>,
+}
+
+impl State {
+    fn tick(&mut self, myself: &ActorRef<Msg>, now: Instant) {
+        if let Some(since) = self.in_flight {
+            if now.saturating_duration_since(since) < 2 * HUNG_AFTER {
+                return;
+            }
+            events::archive_operation_abandoned(&self.stream);
+            self.failed(now);
+        }
+        if self.retry_at.is_some_and(|at| now < at) {
+            return;
+        }
+        if !self.opened {
+            return self.open(myself, now);
+        }
+        let ledger = &self.stream.ledger;
+        if let Some(plan) = Plan::between(&self.stream.window.snapshot(), &ledger.files(), ledger.documents()) {
+            self.write(myself, plan, now);
+        }
+    }
+
+    /// Finds what the directory holds, and removes what no window names: leftovers of earlier sessions.
+    fn open(&mut self, myself: &ActorRef<Msg>, now: Instant) {
+        let snapshot = self.stream.window.snapshot();
+        self.submit(
+            myself,
+            now,
+            move |archive, stream| {
+                let wanted = snapshot.files();
+                let (kept, leftovers): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                    archive.list(&stream.name)?.into_iter().partition(|(name, length)| {
+                        wanted.get(name.as_str()).is_some_and(|file| file.bytes.len() as u64 == *length)
+                    });
+                let documents = [DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST];
+                for name in leftovers.keys().filter(|name| !documents.contains(&name.as_str())) {
+                    archive.remove(&stream.name, name)?;
+                }
+                Ok(kept)
+            },
+            Msg::Opened,
+        );
+    }
+
+    fn opened(&mut self, ticket: u64, result: io::Result<BTreeMap<String, u64>>, now: Instant) {
+        if let Some(held) = self.answered(ticket, result, now) {
+            held.iter().for_each(|(name, length)| self.stream.ledger.add(name, *length));
+            self.opened = true;
+        }
+    }
+
+    fn write(&mut self, myself: &ActorRef<Msg>, plan: Plan, now: Instant) {
+        self.submit(
+            myself,
+            now,
+            move |archive, stream| {
+                for (name, bytes) in &plan.write {
+                    archive.write_aside(&stream.name, name, bytes)?;
+                }
+                Ok(plan)
+            },
+            Msg::Written,
+        );
+    }
+
+    fn written(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<Plan>, now: Instant) {
+        let Some(plan) = self.answered(ticket, result, now) else { return };
+        self.in_flight = Some(now);
+        let (myself, ticket) = (myself.clone(), self.ticket);
+        let sync = move |result| drop(myself.send_message(Msg::Synced(ticket, result, plan)));
+        if self.disk.sync(sync).is_err() {
+            self.failed(now);
+        }
+    }
+
+    fn synced(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<()>, plan: Plan, now: Instant) {
+        if self.answered(ticket, result, now).is_none() {
+            return;
+        }
+        self.submit(myself, now, move |archive, stream| commit(archive, stream, &plan), Msg::Committed);
+    }
+
+    fn committed(&mut self, ticket: u64, result: io::Result<()>, now: Instant) {
+        if self.answered(ticket, result, now).is_some() {
+            self.failures = 0;
+        }
+    }
+
+    /// Runs an operation on a disk thread, unless the directory has become another session's.
+    fn submit<T: Send + 'static>(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        now: Instant,
+        operation: impl FnOnce(&dyn Archive, &LiveStream) -> io::Result<T> + Send + 'static,
+        answer: impl FnOnce(u64, io::Result<T>) -> Msg + Send + 'static,
+    ) {
+        self.ticket += 1;
+        let (myself, ticket, stream, registry) =
+            (myself.clone(), self.ticket, self.stream.clone(), self.registry.clone());
+        let job = move |archive: &dyn Archive| {
+            let owner = registry.get(&stream.name.to_string()).is_some_and(|owner| Arc::ptr_eq(&owner, &stream));
+            let result =
+                if owner { operation(archive, &stream) } else { Err(io::Error::other("the stream has ended")) };
+            let _ = myself.send_message(answer(ticket, result));
+        };
+        match self.disk.submit(job) {
+            Ok(()) => self.in_flight = Some(now),
+            Err(Busy) => self.failed(now),
+        }
+    }
+
+    /// The result of the operation in flight; `None` if it failed or is not the one in flight.
+    fn answered<T>(&mut self, ticket: u64, result: io::Result<T>, now: Instant) -> Option<T> {
+        if ticket != self.ticket {
+            return None;
+        }
+        self.in_flight = None;
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                events::archive_failed(&self.stream, &error);
+                self.failed(now);
+                None
+            }
+        }
+    }
+
+    fn failed(&mut self, now: Instant) {
+        self.ticket += 1;
+        self.in_flight = None;
+        let backoff = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(8)).min(MAX_BACKOFF);
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(now + backoff);
+    }
+}
+
+/// Segments, then digests, then playlists, then what is no longer named; the ledger follows each step.
+fn commit(archive: &dyn Archive, stream: &LiveStream, plan: &Plan) -> io::Result<()> {
+    for (name, bytes) in &plan.write {
+        archive.commit(&stream.name, name)?;
+        stream.ledger.add(name, bytes.len() as u64);
+    }
+    for (name, bytes) in plan.documents.iter().flatten() {
+        archive.write_aside(&stream.name, name, bytes)?;
+        archive.commit(&stream.name, name)?;
+    }
+    if plan.documents.is_some() {
+        stream.ledger.set_documents(Some(plan.version));
+        events::archive_current(stream);
+    }
+    for name in &plan.remove {
+        archive.remove(&stream.name, name)?;
+        stream.ledger.forget(name);
+    }
+    Ok(())
+}

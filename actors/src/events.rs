@@ -1,0 +1,167 @@
+//! What actors log and count. Metric names live here and nowhere else.
+
+use crate::storage_probe::Health;
+use media::packager::Counts;
+use media::{Segment, TICKS_PER_SECOND};
+use metrics::{counter, gauge};
+use std::io;
+use std::net::SocketAddr;
+use storage::LiveStream;
+use storage::disk::DiskState;
+use tracing::{debug, error, info, warn};
+
+/// Metrics with a `stream` label; their series go when the stream does.
+fn label(stream: &LiveStream) -> String {
+    stream.name.to_string()
+}
+
+/// A session was given a stream.
+pub fn publisher_granted(stream: &LiveStream, epoch: u64) {
+    gauge!("steadycast_publisher_epoch", "stream" => label(stream)).set(epoch as f64);
+    gauge!("steadycast_publisher_present", "stream" => label(stream)).set(1.0);
+    counter!("steadycast_publishes_total").increment(1);
+    info!(stream = %stream.name, session = %stream.session.id, epoch, "publishing");
+}
+
+/// A publisher is gone; its session waits.
+pub fn publisher_lost(stream: &LiveStream, epoch: u64) {
+    gauge!("steadycast_publisher_present", "stream" => label(stream)).set(0.0);
+    info!(stream = %stream.name, epoch, grace_s = stream.settings.grace.as_secs(), "publisher gone, session waits");
+}
+
+/// A publisher that sent nothing lost its stream.
+pub fn publisher_evicted(stream: &LiveStream, epoch: u64, reason: &'static str) {
+    counter!("steadycast_publisher_evictions_total", "reason" => reason).increment(1);
+    warn!(stream = %stream.name, epoch, reason, "publisher sent no media, evicted");
+}
+
+/// A session is over.
+pub fn session_ended(stream: &LiveStream) {
+    counter!("steadycast_sessions_ended_total").increment(1);
+    info!(stream = %stream.name, session = %stream.session.id, "session ended");
+}
+
+/// An encoder was told why it cannot publish.
+pub fn publish_refused(peer: SocketAddr, stream: &str, label: &'static str, reason: &str) {
+    counter!("steadycast_publish_refusals_total", "reason" => label).increment(1);
+    warn!(%peer, stream, reason, "publish refused");
+}
+
+/// A connection ended.
+pub fn connection_ended(peer: SocketAddr, stream: String, end: &str) {
+    debug!(%peer, stream, end, "connection ended");
+}
+
+/// A connection failed: a bug of ours that cost this encoder its connection.
+pub fn connection_failed(reason: &str) {
+    counter!("steadycast_actor_failures_total", "actor" => "session").increment(1);
+    error!(reason, "connection failed");
+}
+
+/// A connection was closed because too many have no stream yet.
+pub fn connection_refused(peer: SocketAddr) {
+    counter!("steadycast_connections_refused_total").increment(1);
+    debug!(%peer, "connection refused: too many without a stream");
+}
+
+/// Accepting failed.
+pub fn accept_failed(error: &io::Error) {
+    counter!("steadycast_accept_errors_total").increment(1);
+    error!(%error, "accepting RTMP connections fails");
+}
+
+/// How many connections have no stream yet.
+pub fn connections_without_stream(count: usize) {
+    gauge!("steadycast_connections_without_stream").set(count as f64);
+}
+
+/// A segment is about to be published.
+pub fn segment_published(stream: &LiveStream, segment: &Segment) {
+    counter!("steadycast_segments_published_total", "stream" => label(stream)).increment(1);
+    counter!("steadycast_segment_bytes_total", "stream" => label(stream)).increment(segment.bytes.len() as u64);
+    if segment.discontinuity {
+        counter!("steadycast_discontinuities_total", "stream" => label(stream)).increment(1);
+    }
+    let seconds = segment.duration as f64 / TICKS_PER_SECOND as f64;
+    debug!(stream = %stream.name, seconds, bytes = segment.bytes.len(), "segment published");
+}
+
+/// What the packager had to do to go on.
+pub fn packaged(stream: &LiveStream, counts: Counts) {
+    if counts.forced_cuts > 0 {
+        let forced = counter!("steadycast_forced_cuts_total", "stream" => label(stream));
+        forced.increment(counts.forced_cuts);
+        debug!(stream = %stream.name, "segment cut inside a GOP that exceeds the target duration");
+    }
+    if counts.undecodable > 0 {
+        counter!("steadycast_samples_dropped_total", "reason" => "undecodable").increment(counts.undecodable);
+    }
+}
+
+/// A segmenter was too slow and lost samples.
+pub fn samples_missed(stream: &LiveStream, missed: u64) {
+    counter!("steadycast_samples_dropped_total", "reason" => "missed").increment(missed);
+    error!(stream = %stream.name, missed, "samples lost: the segmenter is too slow");
+}
+
+/// A sample that made segmenters fail is skipped.
+pub fn sample_skipped(stream: &LiveStream, position: u64, failures: u32) {
+    counter!("steadycast_samples_dropped_total", "reason" => "poison").increment(1);
+    warn!(stream = %stream.name, position, failures, "skipped a sample that made the segmenter fail");
+}
+
+/// A continuity record could not be written.
+pub fn record_failed(stream: &LiveStream, error: &io::Error) {
+    counter!("steadycast_continuity_record_errors_total").increment(1);
+    warn!(stream = %stream.name, %error, "continuity record not written; a restart now would number from the clock");
+}
+
+/// The archive holds what the window says.
+pub fn archive_current(stream: &LiveStream) {
+    counter!("steadycast_archive_updates_total").increment(1);
+    debug!(stream = %stream.name, "archive is current");
+}
+
+/// An archive operation failed and will be tried again.
+pub fn archive_failed(stream: &LiveStream, error: &io::Error) {
+    counter!("steadycast_archive_errors_total", "errno" => errno(error)).increment(1);
+    debug!(stream = %stream.name, %error, "archive operation failed");
+}
+
+/// An archive operation did not come back.
+pub fn archive_operation_abandoned(stream: &LiveStream) {
+    counter!("steadycast_archive_operations_abandoned_total").increment(1);
+    debug!(stream = %stream.name, "archive operation abandoned");
+}
+
+/// The archive was not what it should be; it is being mended.
+pub fn archive_damaged(stream: &LiveStream, files: usize) {
+    counter!("steadycast_archive_damage_total").increment(1);
+    warn!(stream = %stream.name, files, "archive differs from the window, writing again");
+}
+
+/// The archive could not be looked at.
+pub fn watch_failed(stream: &LiveStream, error: &io::Error) {
+    counter!("steadycast_watch_errors_total", "errno" => errno(error)).increment(1);
+    debug!(stream = %stream.name, %error, "archive could not be listed");
+}
+
+/// Storage health changed.
+pub fn storage_health(before: Health, now: Health) {
+    match now {
+        Health::Healthy => info!(?before, "storage is healthy again"),
+        Health::Slow | Health::Failing | Health::Hung => {
+            warn!(?before, ?now, "storage is degraded; live goes on from memory")
+        }
+    }
+}
+
+/// Storage gauges, once a second.
+pub fn storage_gauges(health: Health, threads: DiskState) {
+    gauge!("steadycast_storage_degraded").set(if health == Health::Healthy { 0.0 } else { 1.0 });
+    gauge!("steadycast_storage_hung_operations").set(threads.hung as f64);
+}
+
+fn errno(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| "none".to_owned(), |code| code.to_string())
+}

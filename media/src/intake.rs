@@ -1,0 +1,115 @@
+//! Intake: RTMP media messages of one publisher become entries of the sample log.
+
+use crate::codec::{CodecError, aac::ADTS_HEADER_LEN};
+use crate::flv::{self, AudioTag, VideoTag};
+use crate::sample::{Entry, Sample, TICKS_PER_MS, TrackKind};
+use crate::timeline::Timeline;
+use crate::{AacConfig, AvcConfig};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Longest AAC frame, bytes: what an ADTS header can announce. Real frames have 6144 bits a channel at most.
+const MAX_AAC_FRAME: usize = 0x1FFF - ADTS_HEADER_LEN;
+
+/// One publisher's clock and current configurations.
+#[derive(Debug)]
+pub struct Intake {
+    timeline: Timeline,
+    video: Option<Arc<AvcConfig>>,
+    audio: Option<Arc<AacConfig>>,
+}
+
+impl Intake {
+    /// An intake whose first sample falls at `start_ms` of the stream's timeline.
+    pub fn starting_at(start_ms: i64) -> Self {
+        Self { timeline: Timeline::starting_at(start_ms), video: None, audio: None }
+    }
+
+    /// Takes the body of a video message.
+    pub fn video(&mut self, timestamp: u32, body: &Bytes, entries: &mut Vec<Entry>) -> Result<(), CodecError> {
+        match flv::video(body)? {
+            VideoTag::SequenceHeader(record) => {
+                if self.video.as_ref().is_none_or(|config| config.record != record) {
+                    let config = Arc::new(AvcConfig::parse(record)?);
+                    self.video = Some(config.clone());
+                    entries.push(Entry::Video(config));
+                }
+            }
+            VideoTag::CodedFrames { key_frame, composition_ms, data } => {
+                let composition = i64::from(composition_ms) * TICKS_PER_MS;
+                // 24 bits of milliseconds fit 32 bits of ticks but for the outermost values, which are no real offsets.
+                let composition = i32::try_from(composition).map_err(|_| CodecError::Malformed("composition time"))?;
+                self.sample(TrackKind::Video, timestamp, composition, key_frame, data, entries);
+            }
+            VideoTag::Ignored => {}
+        }
+        Ok(())
+    }
+
+    /// Takes the body of an audio message.
+    pub fn audio(&mut self, timestamp: u32, body: &Bytes, entries: &mut Vec<Entry>) -> Result<(), CodecError> {
+        match flv::audio(body)? {
+            AudioTag::SequenceHeader(record) => {
+                if self.audio.as_ref().is_none_or(|config| config.config != record) {
+                    let config = Arc::new(AacConfig::parse(record)?);
+                    self.audio = Some(config.clone());
+                    entries.push(Entry::Audio(config));
+                }
+            }
+            AudioTag::CodedFrames(data) if data.len() > MAX_AAC_FRAME => {
+                return Err(CodecError::Malformed("AAC frame"));
+            }
+            AudioTag::CodedFrames(data) => self.sample(TrackKind::Audio, timestamp, 0, true, data, entries),
+            AudioTag::Ignored => {}
+        }
+        Ok(())
+    }
+
+    fn sample(
+        &mut self,
+        kind: TrackKind,
+        timestamp: u32,
+        composition: i32,
+        random_access: bool,
+        data: Bytes,
+        entries: &mut Vec<Entry>,
+    ) {
+        let placed = self.timeline.place(kind, timestamp);
+        if placed.jumped {
+            entries.push(Entry::Discontinuity);
+        }
+        entries.push(Entry::Sample(Sample { kind, dts: placed.dts, composition, random_access, data }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::avc::tests::RECORD;
+
+    fn header() -> Bytes {
+        Bytes::from([&[0x17, 0, 0, 0, 0][..], &RECORD].concat())
+    }
+
+    #[test]
+    fn a_sequence_header_is_an_entry_when_it_changes_something() {
+        let (mut intake, mut entries) = (Intake::starting_at(0), Vec::new());
+        for _ in 0..3 {
+            intake.video(0, &header(), &mut entries).expect("valid header");
+        }
+        intake.video(0, &Bytes::from_static(&[0x17, 1, 0, 0, 40, 7]), &mut entries).expect("valid frame");
+        assert!(matches!(
+            entries[..],
+            [Entry::Video(_), Entry::Sample(Sample { composition: 3600, random_access: true, .. })]
+        ));
+    }
+
+    #[test]
+    fn a_jump_is_an_entry_before_its_sample() {
+        let (mut intake, mut entries) = (Intake::starting_at(0), Vec::new());
+        for timestamp in [0, 40, 50_000] {
+            intake.audio(timestamp, &Bytes::from_static(&[0xAF, 1, 5]), &mut entries).expect("valid frame");
+        }
+        assert!(matches!(entries[..], [Entry::Sample(_), Entry::Sample(_), Entry::Discontinuity, Entry::Sample(_)]));
+    }
+}

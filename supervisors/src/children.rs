@@ -1,0 +1,160 @@
+//! Children: a supervisor's table of running children, one_for_one.
+//!
+//! A dead child is awaited before its successor starts: ractor reports a failure before it drops the
+//! dead child's state, and two generations must not hold the same things.
+
+use crate::events;
+use crate::spec::{ChildSpec, Started};
+use crate::strategy::{Decision, Ending, History, Intensity};
+use actors::task;
+use ractor::{ActorCell, ActorId, SupervisionEvent};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+/// How long a dead child's state may take to be dropped before its successor starts anyway.
+const DROP_DEADLINE: Duration = Duration::from_secs(1);
+
+/// A child may be started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Respawn {
+    index: usize,
+    generation: u64,
+}
+
+/// What a supervisor learns from a supervision event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learned {
+    /// Nothing it must act on.
+    Nothing,
+    /// An actor that is not in the table ended.
+    Stranger(ActorId, Ending),
+    /// A child fails too often: the supervisor must fail.
+    GiveUp(&'static str),
+}
+
+struct Child {
+    spec: ChildSpec,
+    history: History,
+    running: Option<Started>,
+    generation: u64,
+}
+
+/// The children of one supervisor. `scope` names it in logs.
+pub struct Children {
+    scope: String,
+    supervisor: ActorCell,
+    children: Vec<Child>,
+    respawn: Arc<dyn Fn(Respawn) + Send + Sync>,
+}
+
+impl Children {
+    /// A table of children, none started yet. `respawn` sends the message that comes back to [`Children::respawn`].
+    pub fn new(
+        scope: String,
+        supervisor: ActorCell,
+        intensity: Intensity,
+        specs: Vec<ChildSpec>,
+        respawn: impl Fn(Respawn) + Send + Sync + 'static,
+    ) -> Self {
+        let now = Instant::now();
+        let child = |spec: ChildSpec| Child {
+            history: History::new(spec.restart, intensity, now),
+            spec,
+            running: None,
+            generation: 0,
+        };
+        Self { scope, supervisor, children: specs.into_iter().map(child).collect(), respawn: Arc::new(respawn) }
+    }
+
+    /// Starts all children. One that does not start is tried again like one that failed.
+    pub async fn start_all(&mut self) -> Result<(), &'static str> {
+        for index in 0..self.children.len() {
+            self.start(index).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a child again, unless that has happened already.
+    pub async fn respawn(&mut self, again: Respawn) -> Result<(), &'static str> {
+        let child = &self.children[again.index];
+        if child.generation != again.generation || child.running.is_some() {
+            return Ok(());
+        }
+        self.start(again.index).await
+    }
+
+    /// Takes a supervision event; what the supervisor must do about it.
+    pub fn event(&mut self, event: SupervisionEvent) -> Learned {
+        let (cell, ending, reason) = match event {
+            SupervisionEvent::ActorFailed(cell, error) => (cell, Ending::Failed, error.to_string()),
+            SupervisionEvent::ActorTerminated(cell, state, reason) => {
+                let ending = match (&state, reason.as_deref()) {
+                    (None, _) | (_, Some("killed" | "actor_task_cancelled")) => Ending::Killed,
+                    (Some(_), _) => Ending::Stopped,
+                };
+                (cell, ending, reason.unwrap_or_default())
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Learned::Nothing,
+        };
+        let is_child =
+            |child: &Child| child.running.as_ref().is_some_and(|(running, _)| running.get_id() == cell.get_id());
+        match self.children.iter().position(is_child) {
+            Some(index) => self.ended(index, ending, &reason),
+            None => Learned::Stranger(cell.get_id(), ending),
+        }
+    }
+
+    /// The running child called `name`.
+    pub fn get(&self, name: &str) -> Option<&ActorCell> {
+        let child = self.children.iter().find(|child| child.spec.name == name)?;
+        child.running.as_ref().map(|(cell, _)| cell)
+    }
+
+    async fn start(&mut self, index: usize) -> Result<(), &'static str> {
+        let child = &mut self.children[index];
+        child.generation += 1;
+        match (child.spec.start)(self.supervisor.clone()).await {
+            Ok(started) => {
+                child.history.started(Instant::now());
+                child.running = Some(started);
+                Ok(())
+            }
+            // Never `?` on a spawn in a supervisor: it would take the healthy children with it.
+            Err(error) => match self.ended(index, Ending::NotStarted, &error.to_string()) {
+                Learned::GiveUp(name) => Err(name),
+                Learned::Nothing | Learned::Stranger(..) => Ok(()),
+            },
+        }
+    }
+
+    fn ended(&mut self, index: usize, ending: Ending, reason: &str) -> Learned {
+        let child = &mut self.children[index];
+        let handle = child.running.take().map(|(_, handle)| handle);
+        match child.history.ended(ending, Instant::now(), fastrand::f64()) {
+            Decision::Leave => Learned::Nothing,
+            Decision::GiveUp => {
+                events::gave_up(&self.scope, child.spec.name, reason);
+                Learned::GiveUp(child.spec.name)
+            }
+            Decision::RestartAfter(wait) => {
+                events::restarting(&self.scope, child.spec.name, child.generation, ending, reason);
+                let again = Respawn { index, generation: child.generation };
+                let respawn = self.respawn.clone();
+                task::spawn(wait_then(handle, wait, move || respawn(again)));
+                Learned::Nothing
+            }
+        }
+    }
+}
+
+/// Waits for the dead child's state to be dropped, then for the backoff.
+async fn wait_then(handle: Option<JoinHandle<()>>, wait: Duration, then: impl FnOnce()) {
+    if let Some(handle) = handle {
+        // A child that cannot be dropped in time is stuck; its successor must not wait for it.
+        let _ = tokio::time::timeout(DROP_DEADLINE, handle).await;
+    }
+    sleep(wait).await;
+    then();
+}

@@ -1,0 +1,34 @@
+//! What supervisors log and count.
+
+use crate::strategy::Ending;
+use metrics::{counter, gauge};
+use tracing::{error, info, warn};
+
+/// A child ended and will be started again.
+pub fn restarting(scope: &str, child: &'static str, generation: u64, ending: Ending, reason: &str) {
+    counter!("steadycast_actor_restarts_total", "actor" => child, "reason" => ending.label()).increment(1);
+    warn!(scope, child, generation, ending = ending.label(), reason, "restarting");
+}
+
+/// A child fails too often.
+pub fn gave_up(scope: &str, child: &'static str, reason: &str) {
+    counter!("steadycast_supervisor_gave_up_total", "actor" => child).increment(1);
+    error!(scope, child, reason, "restarted too often, its tree is rebuilt");
+}
+
+/// A stream's tree is built again around the same shared state.
+pub fn rebuilding(stream: &str, ending: Ending) {
+    counter!("steadycast_stream_rebuilds_total", "reason" => ending.label()).increment(1);
+    warn!(stream, ending = ending.label(), "rebuilding the stream's tree");
+}
+
+/// How many streams have a tree.
+pub fn streams(count: usize) {
+    gauge!("steadycast_streams").set(count as f64);
+}
+
+/// A live session was found at start and goes on.
+pub fn adopted(stream: &str, session: &str, segments: usize, gaps: usize) {
+    counter!("steadycast_sessions_adopted_total").increment(1);
+    info!(stream, session, segments, gaps, "session adopted, waiting for its publisher");
+}

@@ -1,0 +1,144 @@
+//! root: the supervisor of everything in the worker, one_for_one.
+
+use crate::children::{Children, Learned, Respawn};
+use crate::spec::{ChildSpec, Restart};
+use crate::strategy::Intensity;
+use crate::stream::GaveUp;
+use crate::streams::{self, Streams};
+use crate::tree::{Environment, Strike, strike};
+use crate::watchdog::{Pulse, Watchdog};
+use actors::rtmp_listener::{self, RtmpListener};
+use actors::storage_probe::{self, StorageProbe};
+use actors::{Ask, Authorizer, Denial};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use std::sync::Arc;
+use std::time::Duration;
+use storage::StreamName;
+use tokio::net::TcpListener;
+
+/// More than this and the process is ended for its parent to start anew.
+const INTENSITY: Intensity = Intensity { restarts: 20, period: Duration::from_secs(60) };
+
+/// Messages to the root.
+#[derive(Debug)]
+pub enum Msg {
+    /// A session asks for a stream; passed on to whichever generation of `streams` runs.
+    Ask(Ask),
+    /// A child is due to be started again.
+    Respawn(Respawn),
+    /// The operator ends a session.
+    End(StreamName),
+    /// An actor is to be hit on purpose.
+    Strike(Strike),
+}
+
+impl From<Ask> for Msg {
+    fn from(ask: Ask) -> Self {
+        Msg::Ask(ask)
+    }
+}
+
+impl TryFrom<Msg> for Ask {
+    type Error = Msg;
+
+    fn try_from(msg: Msg) -> Result<Self, Msg> {
+        if let Msg::Ask(ask) = msg { Ok(ask) } else { Err(msg) }
+    }
+}
+
+/// What the whole tree is built around.
+#[derive(Clone)]
+pub struct Args {
+    /// The process.
+    pub environment: Environment,
+    /// Where encoders connect.
+    pub rtmp: Arc<TcpListener>,
+    /// Who may publish.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// The heartbeat of the actors' runtime.
+    pub pulse: Arc<Pulse>,
+}
+
+/// The actor.
+#[derive(Debug, Default)]
+pub struct Root;
+
+impl Actor for Root {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+        let (cell, again) = (myself.get_cell(), myself.clone());
+        let respawn = move |respawn| drop(again.send_message(Msg::Respawn(respawn)));
+        Ok(State { children: Children::new("root".to_owned(), cell, INTENSITY, specs(args, &myself), respawn) })
+    }
+
+    async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        Ok(state.children.start_all().await.map_err(GaveUp)?)
+    }
+
+    async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match msg {
+            Msg::Ask(ask) => state.ask(ask),
+            Msg::Respawn(again) => state.children.respawn(again).await.map_err(GaveUp)?,
+            Msg::End(name) => state.tell_streams(streams::Msg::End(name)),
+            Msg::Strike(blow) => state.strike(blow),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match state.children.event(event) {
+            Learned::Nothing | Learned::Stranger(..) => Ok(()),
+            Learned::GiveUp(child) => Err(Box::new(GaveUp(child))),
+        }
+    }
+}
+
+/// The children.
+pub struct State {
+    children: Children,
+}
+
+/// The children of the root, written once. `streams` first: sessions ask it.
+fn specs(args: Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
+    let Args { environment, rtmp, authorizer, pulse } = args;
+    let vitals = environment.vitals.clone();
+    let probe = storage_probe::Args { disk: environment.disk.clone(), vitals: vitals.clone() };
+    let listener = rtmp_listener::Args { listener: rtmp, authorizer, door: myself.get_derived(), vitals };
+    vec![
+        ChildSpec::new::<Streams>("streams", Restart::Permanent, environment, |_| {}),
+        ChildSpec::new::<StorageProbe>("storage_probe", Restart::Permanent, probe, |_| {}),
+        ChildSpec::new::<Watchdog>("watchdog", Restart::Permanent, pulse, |_| {}),
+        ChildSpec::new::<RtmpListener>("rtmp_listener", Restart::Permanent, listener, |_| {}),
+    ]
+}
+
+impl State {
+    fn ask(&self, ask: Ask) {
+        match self.children.get("streams") {
+            Some(streams) => drop(streams.send_message(streams::Msg::Ask(ask))),
+            None => ask.answer(Err(Denial::NotOpened)),
+        }
+    }
+
+    fn tell_streams(&self, msg: streams::Msg) {
+        if let Some(streams) = self.children.get("streams") {
+            let _ = streams.send_message(msg);
+        }
+    }
+
+    fn strike(&self, blow: Strike) {
+        if blow.stream.is_some() {
+            self.tell_streams(streams::Msg::Strike(blow));
+        } else if let Some(cell) = self.children.get(&blow.child) {
+            strike(cell, &blow.child, blow.blow);
+        }
+    }
+}

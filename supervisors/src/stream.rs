@@ -1,0 +1,187 @@
+//! The tree of one stream, one_for_one: publisher_lock, segmenter, archiver, watcher, and the session linked in.
+
+use crate::children::{Children, Learned, Respawn};
+use crate::spec::{ChildSpec, Restart};
+use crate::strategy::Intensity;
+use crate::tree::{Blow, Environment, strike};
+use actors::publisher_lock::{Notice, PublisherLock};
+use actors::{Ask, archiver, publisher_lock, segmenter, watcher};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
+use std::sync::Arc;
+use std::time::Duration;
+use storage::LiveStream;
+use thiserror::Error;
+
+/// Ten restarts of one child in a minute: more is a fault that restarting the child does not mend.
+const INTENSITY: Intensity = Intensity { restarts: 10, period: Duration::from_secs(60) };
+/// When a request comes while the lock restarts, it is tried again after this.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Messages to a stream's supervisor.
+#[derive(Debug)]
+pub enum Msg {
+    /// A session asks for the stream.
+    Ask(Ask),
+    /// The publisher lock has decided something.
+    Notice(Notice),
+    /// The publisher lock has started.
+    LockStarted(ActorRef<publisher_lock::Msg>),
+    /// A child is due to be started again.
+    Respawn(Respawn),
+    /// The operator ends the session.
+    End,
+    /// A child is to be hit on purpose.
+    Strike(String, Blow),
+}
+
+impl From<Notice> for Msg {
+    fn from(notice: Notice) -> Self {
+        Msg::Notice(notice)
+    }
+}
+
+impl TryFrom<Msg> for Notice {
+    type Error = Msg;
+
+    fn try_from(msg: Msg) -> Result<Self, Msg> {
+        if let Msg::Notice(notice) = msg { Ok(notice) } else { Err(msg) }
+    }
+}
+
+/// A child fails too often; the whole tree is to be rebuilt.
+#[derive(Debug, Error)]
+#[error("{0} was restarted too often")]
+pub struct GaveUp(pub &'static str);
+
+/// What a stream's tree is built around.
+#[derive(Clone)]
+pub struct Args {
+    /// The stream.
+    pub stream: Arc<LiveStream>,
+    /// The process.
+    pub environment: Environment,
+}
+
+/// The actor.
+#[derive(Debug, Default)]
+pub struct StreamSupervisor;
+
+impl Actor for StreamSupervisor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
+        let scope = args.stream.name.to_string();
+        let (cell, again) = (myself.get_cell(), myself.clone());
+        let respawn = move |respawn| drop(again.send_message(Msg::Respawn(respawn)));
+        let children = Children::new(scope, cell, INTENSITY, specs(&args, &myself), respawn);
+        Ok(State { children, session: None })
+    }
+
+    async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        Ok(state.children.start_all().await.map_err(GaveUp)?)
+    }
+
+    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match msg {
+            Msg::Ask(ask) => state.ask(&myself, ask),
+            Msg::Notice(Notice::Granted(epoch, session)) => state.link(&myself, epoch, session),
+            Msg::Notice(Notice::Over(_)) => myself.stop(Some("the session is over".to_owned())),
+            Msg::LockStarted(lock) => {
+                let _ = lock.send_message(publisher_lock::Msg::Holder(state.session.clone()));
+            }
+            Msg::Respawn(again) => state.children.respawn(again).await.map_err(GaveUp)?,
+            Msg::End => state.tell_lock(publisher_lock::Msg::End),
+            Msg::Strike(child, blow) => state.strike(&child, blow),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match state.children.event(event) {
+            Learned::Nothing => {}
+            Learned::GiveUp(child) => return Err(Box::new(GaveUp(child))),
+            Learned::Stranger(id, _) => {
+                if state.session.as_ref().is_some_and(|(_, session)| session.get_id() == id) {
+                    state.session_ended();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The children, and the session that publishes.
+pub struct State {
+    children: Children,
+    /// Temporary: never restarted, its end is the lock's business.
+    session: Option<(u64, ActorCell)>,
+}
+
+/// The children of a stream, written once.
+fn specs(args: &Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
+    let Args { stream, environment } = args.clone();
+    let Environment { registry, records, disk, vitals, .. } = environment;
+    let lock = publisher_lock::Args { stream: stream.clone(), notices: myself.get_derived(), vitals: vitals.clone() };
+    let segmenter = segmenter::Args { stream: stream.clone(), records, vitals: vitals.clone() };
+    let archiver = archiver::Args {
+        stream: stream.clone(),
+        disk: disk.clone(),
+        registry: registry.clone(),
+        vitals: vitals.clone(),
+    };
+    let watcher = watcher::Args { stream, disk, registry, vitals };
+    let supervisor = myself.clone();
+    let lock_started = move |lock: &ActorRef<_>| drop(supervisor.send_message(Msg::LockStarted(lock.clone())));
+    vec![
+        ChildSpec::new::<PublisherLock>("publisher_lock", Restart::Permanent, lock, lock_started),
+        ChildSpec::new::<segmenter::Segmenter>("segmenter", Restart::Permanent, segmenter, |_| {}),
+        ChildSpec::new::<archiver::Archiver>("archiver", Restart::Permanent, archiver, |_| {}),
+        ChildSpec::new::<watcher::Watcher>("watcher", Restart::Permanent, watcher, |_| {}),
+    ]
+}
+
+impl State {
+    fn ask(&self, myself: &ActorRef<Msg>, ask: Ask) {
+        match self.children.get("publisher_lock") {
+            Some(lock) => drop(lock.send_message(publisher_lock::Msg::Claim(ask))),
+            None => drop(myself.send_after(ASK_AGAIN, || Msg::Ask(ask))),
+        }
+    }
+
+    /// Makes the session a child. `link` does nothing for an actor that has ended, and says nothing.
+    fn link(&mut self, myself: &ActorRef<Msg>, epoch: u64, session: ActorCell) {
+        session.link(myself.get_cell());
+        let status = session.get_status();
+        self.session = Some((epoch, session));
+        if matches!(status, ActorStatus::Stopping | ActorStatus::Stopped) {
+            self.session_ended();
+        }
+    }
+
+    fn session_ended(&mut self) {
+        if let Some((epoch, _)) = self.session.take() {
+            self.tell_lock(publisher_lock::Msg::HolderEnded(epoch));
+        }
+    }
+
+    /// A lock that is being restarted asks for the holder when it starts.
+    fn tell_lock(&self, msg: publisher_lock::Msg) {
+        if let Some(lock) = self.children.get("publisher_lock") {
+            let _ = lock.send_message(msg);
+        }
+    }
+
+    fn strike(&self, child: &str, blow: Blow) {
+        let session = self.session.as_ref().map(|(_, session)| session).filter(|_| child == "session");
+        if let Some(cell) = session.or_else(|| self.children.get(child)) {
+            strike(cell, child, blow);
+        }
+    }
+}

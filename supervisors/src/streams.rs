@@ -1,0 +1,225 @@
+//! streams: opens and closes stream trees and keeps what they share. Trees of different streams never meet.
+
+use crate::events;
+use crate::strategy::{Decision, Ending, History, Intensity, Restart};
+use crate::stream::{self, StreamSupervisor};
+use crate::tree::{Environment, Strike};
+use actors::{Ask, Denial, task};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+use storage::live::{Publisher, clock_numbers, wall_ms};
+use storage::snapshot::Numbers;
+use storage::{LiveStream, Session, Snapshot, StreamName};
+use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant};
+
+/// A stream's tree is rebuilt as often as it takes, with a capped backoff.
+const INTENSITY: Intensity = Intensity { restarts: 1000, period: Duration::from_secs(60) };
+/// How long the last playlist and segments of a session stay fetchable after its end.
+const RETIRE_AFTER: Duration = Duration::from_secs(60);
+/// How long a dead tree's state may take to be dropped before its successor starts anyway.
+const DROP_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Messages to `streams`.
+#[derive(Debug)]
+pub enum Msg {
+    /// A session asks for a stream.
+    Ask(Ask),
+    /// A tree is due to be built again.
+    Rebuild(StreamName, u64),
+    /// An ended session's window is due to go.
+    Retire(Arc<LiveStream>),
+    /// The operator ends a session.
+    End(StreamName),
+    /// A child of a stream is to be hit on purpose.
+    Strike(Strike),
+}
+
+/// The actor.
+#[derive(Debug, Default)]
+pub struct Streams;
+
+impl Actor for Streams {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Environment;
+
+    async fn pre_start(&self, _: ActorRef<Msg>, environment: Environment) -> Result<State, ActorProcessingErr> {
+        Ok(State { environment, trees: HashMap::new() })
+    }
+
+    /// Streams that live already are those of a predecessor, or of the process before this one.
+    async fn post_start(&self, myself: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        for stream in state.environment.registry.all() {
+            if stream.publisher() == Publisher::Ended {
+                myself.send_after(RETIRE_AFTER, || Msg::Retire(stream));
+            } else {
+                state.build(&myself, stream).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        match msg {
+            Msg::Ask(ask) => state.ask(&myself, ask).await,
+            Msg::Rebuild(name, generation) => state.rebuild(&myself, &name, generation).await,
+            Msg::Retire(stream) => state.retire(&stream),
+            Msg::End(name) => state.tell(&name, stream::Msg::End),
+            Msg::Strike(Strike { stream: Some(name), child, blow }) => {
+                state.tell(&name, stream::Msg::Strike(child, blow))
+            }
+            Msg::Strike(Strike { stream: None, .. }) => {}
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(cell, _) => state.tree_ended(&myself, cell.get_id(), Ending::Failed),
+            SupervisionEvent::ActorTerminated(cell, tree, reason) => {
+                let ending = match (&tree, reason.as_deref()) {
+                    (None, _) | (_, Some("killed" | "actor_task_cancelled")) => Ending::Killed,
+                    (Some(_), _) => Ending::Stopped,
+                };
+                state.tree_ended(&myself, cell.get_id(), ending);
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
+}
+
+struct Tree {
+    stream: Arc<LiveStream>,
+    history: History,
+    generation: u64,
+    running: Option<(ActorRef<stream::Msg>, JoinHandle<()>)>,
+}
+
+/// The trees, by stream name.
+pub struct State {
+    environment: Environment,
+    trees: HashMap<StreamName, Tree>,
+}
+
+impl State {
+    async fn ask(&mut self, myself: &ActorRef<Msg>, ask: Ask) {
+        if self.trees.get(&ask.stream).is_none_or(|tree| tree.stream.publisher() == Publisher::Ended) {
+            let stream = self.open(&ask.stream);
+            if self.environment.registry.insert(stream.clone()).is_err() {
+                return ask.answer(Err(Denial::TooManyStreams));
+            }
+            self.close(&ask.stream);
+            self.build(myself, stream).await;
+        }
+        match self.trees.get(&ask.stream).and_then(|tree| tree.running.as_ref()) {
+            Some((tree, _)) => drop(tree.send_message(stream::Msg::Ask(ask))),
+            None => ask.answer(Err(Denial::NotOpened)),
+        }
+    }
+
+    /// A new session. Its numbers go on from what viewers of this name have seen, in this process or before.
+    fn open(&self, name: &StreamName) -> Arc<LiveStream> {
+        let Environment { registry, records, settings, highest_sequence, .. } = &self.environment;
+        let wall = SystemTime::now();
+        let session = Session::beginning_at(wall_ms(wall));
+        if let Some(before) = registry.get(&name.to_string()) {
+            let snapshot = before.window.snapshot().new_session(Instant::now());
+            return LiveStream::new(name.clone(), *settings, session, snapshot, before.epoch());
+        }
+        let record = records.read(name);
+        let (numbers, epoch) = match &record {
+            Some(record) => (record.numbers_after(), record.epoch),
+            None => (clock_numbers(wall), 0),
+        };
+        let media_sequence =
+            if record.is_some() { numbers.media_sequence } else { numbers.media_sequence.max(highest_sequence + 1) };
+        LiveStream::new(
+            name.clone(),
+            *settings,
+            session,
+            Snapshot::starting_at(Numbers { media_sequence, ..numbers }),
+            epoch,
+        )
+    }
+
+    async fn build(&mut self, myself: &ActorRef<Msg>, stream: Arc<LiveStream>) {
+        let name = stream.name.clone();
+        let history = History::new(Restart::Transient, INTENSITY, Instant::now());
+        self.trees.insert(name.clone(), Tree { stream, history, generation: 0, running: None });
+        self.rebuild(myself, &name, 0).await;
+        events::streams(self.trees.len());
+    }
+
+    async fn rebuild(&mut self, myself: &ActorRef<Msg>, name: &StreamName, generation: u64) {
+        let Some(tree) = self.trees.get_mut(name) else { return };
+        if tree.generation != generation || tree.running.is_some() {
+            return;
+        }
+        tree.generation += 1;
+        let args = stream::Args { stream: tree.stream.clone(), environment: self.environment.clone() };
+        match StreamSupervisor::spawn_linked(None, StreamSupervisor, args, myself.get_cell()).await {
+            Ok(started) => {
+                tree.history.started(Instant::now());
+                tree.running = Some(started);
+            }
+            Err(_) => self.again(myself, name, Ending::NotStarted),
+        }
+    }
+
+    fn tree_ended(&mut self, myself: &ActorRef<Msg>, id: ractor::ActorId, ending: Ending) {
+        let is_it = |tree: &Tree| tree.running.as_ref().is_some_and(|(running, _)| running.get_id() == id);
+        // A tree that was closed to make room for a new session is not in the table any more.
+        let Some(name) = self.trees.iter().find(|(_, tree)| is_it(tree)).map(|(name, _)| name.clone()) else { return };
+        self.again(myself, &name, ending);
+    }
+
+    fn again(&mut self, myself: &ActorRef<Msg>, name: &StreamName, ending: Ending) {
+        let Some(tree) = self.trees.get_mut(name) else { return };
+        let handle = tree.running.take().map(|(_, handle)| handle);
+        match tree.history.ended(ending, Instant::now(), fastrand::f64()) {
+            Decision::RestartAfter(wait) => {
+                events::rebuilding(&name.to_string(), ending);
+                let (myself, rebuild) = (myself.clone(), Msg::Rebuild(name.clone(), tree.generation));
+                task::spawn(async move {
+                    if let Some(handle) = handle {
+                        let _ = tokio::time::timeout(DROP_DEADLINE, handle).await;
+                    }
+                    tokio::time::sleep(wait).await;
+                    let _ = myself.send_message(rebuild);
+                });
+            }
+            Decision::Leave | Decision::GiveUp => {
+                let stream = tree.stream.clone();
+                self.trees.remove(name);
+                events::streams(self.trees.len());
+                myself.send_after(RETIRE_AFTER, || Msg::Retire(stream));
+            }
+        }
+    }
+
+    /// Stops the tree of an ended session that a new one takes the place of.
+    fn close(&mut self, name: &StreamName) {
+        if let Some((tree, _)) = self.trees.remove(name).and_then(|tree| tree.running) {
+            tree.stop(Some("a new session begins".to_owned()));
+        }
+    }
+
+    fn retire(&self, stream: &Arc<LiveStream>) {
+        self.environment.registry.remove(stream);
+    }
+
+    fn tell(&self, name: &StreamName, msg: stream::Msg) {
+        if let Some((tree, _)) = self.trees.get(name).and_then(|tree| tree.running.as_ref()) {
+            let _ = tree.send_message(msg);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What every tree needs to be built, and blows dealt to it on purpose.
+
+use actors::{Fault, Vitals, archiver, publisher_lock, rtmp_listener, segmenter, storage_probe, watcher};
+use ractor::ActorCell;
+use std::sync::Arc;
+use storage::continuity::Records;
+use storage::disk::Disk;
+use storage::live::LiveSettings;
+use storage::{Registry, StreamName};
+
+/// What a process has one of.
+#[derive(Clone)]
+pub struct Environment {
+    /// All streams.
+    pub registry: Arc<Registry>,
+    /// Continuity records.
+    pub records: Records,
+    /// Threads of the archive's mount.
+    pub disk: Arc<Disk>,
+    /// Vital signs of all actors.
+    pub vitals: Arc<Vitals>,
+    /// How new streams are packaged.
+    pub settings: LiveSettings,
+    /// Highest media sequence number found in the archive at start: new windows begin above it.
+    pub highest_sequence: u64,
+}
+
+/// What is done to an actor on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blow {
+    /// A fault in its handler.
+    Fault(Fault),
+    /// It is killed.
+    Kill,
+}
+
+/// Whom a blow is for.
+#[derive(Debug, Clone)]
+pub struct Strike {
+    /// The stream whose child is meant; none for a child of the root.
+    pub stream: Option<StreamName>,
+    /// Name of the child.
+    pub child: String,
+    /// What is done to it.
+    pub blow: Blow,
+}
+
+/// Deals a blow to a child known by its name.
+pub(crate) fn strike(cell: &ActorCell, child: &str, blow: Blow) {
+    let fault = match blow {
+        Blow::Kill => return cell.kill(),
+        Blow::Fault(fault) => fault,
+    };
+    // A child that has just ended needs no blow; one without faults of its own is killed.
+    let _ = match child {
+        "publisher_lock" => cell.send_message(publisher_lock::Msg::Fail(fault)).is_ok(),
+        "segmenter" => cell.send_message(segmenter::Msg::Fail(fault)).is_ok(),
+        "archiver" => cell.send_message(archiver::Msg::Fail(fault)).is_ok(),
+        "watcher" => cell.send_message(watcher::Msg::Fail(fault)).is_ok(),
+        "session" => cell.send_message(actors::session::Msg::Fail(fault)).is_ok(),
+        "rtmp_listener" => cell.send_message(rtmp_listener::Msg::Fail(fault)).is_ok(),
+        "storage_probe" => cell.send_message(storage_probe::Msg::Fail(fault)).is_ok(),
+        _ => {
+            cell.kill();
+            true
+        }
+    };
+}

@@ -6,26 +6,19 @@ use media::{Segment, TICKS_PER_SECOND};
 use metrics::{counter, gauge};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use storage::LiveStream;
 use storage::disk::DiskState;
 use tracing::{debug, error, info, warn};
 
-/// Metrics with a `stream` label; their series go when the stream does.
-fn label(stream: &LiveStream) -> String {
-    stream.name.to_string()
-}
-
 /// A session was given a stream.
 pub fn publisher_granted(stream: &LiveStream, epoch: u64) {
-    gauge!("steadycast_publisher_epoch", "stream" => label(stream)).set(epoch as f64);
-    gauge!("steadycast_publisher_present", "stream" => label(stream)).set(1.0);
     counter!("steadycast_publishes_total").increment(1);
     info!(stream = %stream.name, session = %stream.session.id, epoch, "publishing");
 }
 
 /// A publisher is gone; its session waits.
 pub fn publisher_lost(stream: &LiveStream, epoch: u64) {
-    gauge!("steadycast_publisher_present", "stream" => label(stream)).set(0.0);
     info!(stream = %stream.name, epoch, grace_s = stream.settings.grace.as_secs(), "publisher gone, session waits");
 }
 
@@ -77,36 +70,37 @@ pub fn connections_without_stream(count: usize) {
 
 /// A segment is about to be published.
 pub fn segment_published(stream: &LiveStream, segment: &Segment) {
-    counter!("steadycast_segments_published_total", "stream" => label(stream)).increment(1);
-    counter!("steadycast_segment_bytes_total", "stream" => label(stream)).increment(segment.bytes.len() as u64);
-    if segment.discontinuity {
-        counter!("steadycast_discontinuities_total", "stream" => label(stream)).increment(1);
-    }
+    stream.stats.segments.fetch_add(1, Relaxed);
+    stream.stats.segment_bytes.fetch_add(segment.bytes.len() as u64, Relaxed);
+    stream.stats.discontinuities.fetch_add(u64::from(segment.discontinuity), Relaxed);
     let seconds = segment.duration as f64 / TICKS_PER_SECOND as f64;
     debug!(stream = %stream.name, seconds, bytes = segment.bytes.len(), "segment published");
 }
 
 /// What the packager had to do to go on.
 pub fn packaged(stream: &LiveStream, counts: Counts) {
-    if counts.forced_cuts > 0 {
-        let forced = counter!("steadycast_forced_cuts_total", "stream" => label(stream));
-        forced.increment(counts.forced_cuts);
-        debug!(stream = %stream.name, "segment cut inside a GOP that exceeds the target duration");
+    if counts.forced_cuts > 0 && stream.stats.forced_cuts.fetch_add(counts.forced_cuts, Relaxed) == 0 {
+        warn!(stream = %stream.name, "a GOP exceeds the target duration: segments are cut inside it; set a shorter key frame interval");
     }
     if counts.undecodable > 0 {
-        counter!("steadycast_samples_dropped_total", "reason" => "undecodable").increment(counts.undecodable);
+        dropped(stream, "undecodable", counts.undecodable);
     }
 }
 
 /// A segmenter was too slow and lost samples.
 pub fn samples_missed(stream: &LiveStream, missed: u64) {
-    counter!("steadycast_samples_dropped_total", "reason" => "missed").increment(missed);
+    dropped(stream, "missed", missed);
     error!(stream = %stream.name, missed, "samples lost: the segmenter is too slow");
+}
+
+fn dropped(stream: &LiveStream, reason: &'static str, samples: u64) {
+    stream.stats.samples_dropped.fetch_add(samples, Relaxed);
+    counter!("steadycast_samples_dropped_total", "reason" => reason).increment(samples);
 }
 
 /// A sample that made segmenters fail is skipped.
 pub fn sample_skipped(stream: &LiveStream, position: u64, failures: u32) {
-    counter!("steadycast_samples_dropped_total", "reason" => "poison").increment(1);
+    dropped(stream, "poison", 1);
     warn!(stream = %stream.name, position, failures, "skipped a sample that made the segmenter fail");
 }
 

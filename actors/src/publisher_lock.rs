@@ -141,8 +141,12 @@ impl State {
         events::publisher_lost(&self.stream, epoch);
     }
 
-    /// After a start: what the stream says and who lives must agree.
+    /// After a start: what the stream says and who lives must agree. A claim may have come first; what
+    /// this lock granted itself, it knows better than the supervisor did when it sent this.
     fn reconcile(&mut self, holder: Option<(u64, ActorCell)>, now: Instant) {
+        if self.holder.is_some() {
+            return;
+        }
         let held = if let Publisher::Held { epoch, .. } = self.stream.publisher() { Some(epoch) } else { None };
         match (held, holder) {
             (Some(epoch), Some((alive, session))) if epoch == alive => self.holder = Some((alive, session)),

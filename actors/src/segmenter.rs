@@ -92,7 +92,7 @@ impl State {
         let snapshot = stream.window.snapshot();
         let (packager, position) = match &snapshot.resume {
             Some(resume) => (resume.packager.clone(), resume.position),
-            None => (Packager::new(stream.settings.packaging), 0),
+            None => (snapshot.packager(stream.settings.packaging), 0),
         };
         let poison = stream.trial.failed_at().filter(|(_, failures)| *failures >= SKIP_AFTER);
         let vital = args.vitals.register(format!("segmenter {}", stream.name));

@@ -211,7 +211,12 @@ impl State {
 
     fn parse(&mut self, bytes: &[u8]) -> Result<Vec<Event>, End> {
         if let Phase::Publishing(publishing) = &self.phase {
-            publishing.grant.stream.received_bytes.fetch_add((bytes.len() - self.tail.len()) as u64, Ordering::Relaxed);
+            publishing
+                .grant
+                .stream
+                .stats
+                .received_bytes
+                .fetch_add((bytes.len() - self.tail.len()) as u64, Ordering::Relaxed);
         }
         let mut events = Vec::new();
         let used = self.protocol.receive(bytes, &mut events).map_err(|error| error.to_string())?;

@@ -119,6 +119,11 @@ impl Packager {
         }
     }
 
+    /// A packager for a session that another process began: what must not change during a session does not.
+    pub fn continuing(settings: Settings, target_duration: u32, all_independent: bool, last_end_ms: i64) -> Self {
+        Self { target: Some(target_duration), all_independent, last_end_ms, ..Self::new(settings) }
+    }
+
     /// Counts since the last call.
     pub fn take_counts(&mut self) -> Counts {
         std::mem::take(&mut self.counts)

@@ -27,6 +27,8 @@ pub trait Archive: Send + Sync + 'static {
     fn list(&self, stream: &StreamName) -> io::Result<BTreeMap<String, u64>>;
     /// Reads a file.
     fn read(&self, stream: &StreamName, name: &str) -> io::Result<Bytes>;
+    /// Highest media sequence number in any stream's live directory.
+    fn highest_sequence(&self) -> io::Result<u64>;
     /// Writes and removes a small file, to see whether storage answers.
     fn probe(&self) -> io::Result<()>;
 }
@@ -38,10 +40,9 @@ pub struct LocalDirectory {
 }
 
 impl LocalDirectory {
-    /// An archive under `root`, made if missing.
-    pub fn open(root: &Path) -> io::Result<Self> {
-        fs::create_dir_all(root.join("live"))?;
-        Ok(Self { root: root.to_owned() })
+    /// An archive under `root`. Nothing is touched yet: storage may be away when the process starts.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
     }
 
     /// Where the window of `stream` lies.
@@ -102,11 +103,32 @@ impl Archive for LocalDirectory {
         fs::read(self.live_directory(stream).join(name)).map(Bytes::from)
     }
 
+    fn highest_sequence(&self) -> io::Result<u64> {
+        let mut highest = 0;
+        let apps = match fs::read_dir(self.root.join("live")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            apps => apps?,
+        };
+        for app in apps.take(MAX_LISTED) {
+            for stream in fs::read_dir(app?.path())?.take(MAX_LISTED) {
+                for file in fs::read_dir(stream?.path())?.take(MAX_LISTED) {
+                    highest = highest.max(sequence_of(&file?.file_name().to_string_lossy()).unwrap_or(0));
+                }
+            }
+        }
+        Ok(highest)
+    }
+
     fn probe(&self) -> io::Result<()> {
         let path = self.root.join(".probe");
         fs::write(&path, b"steadycast")?;
         fs::remove_file(&path)
     }
+}
+
+/// The number in a segment's name, such as `0-123.m4s`.
+fn sequence_of(name: &str) -> Option<u64> {
+    name.strip_prefix("0-")?.split_once('.')?.0.parse().ok()
 }
 
 /// What a stream's live directory is believed to hold. The archiver adds, the watcher takes away.
@@ -160,13 +182,14 @@ mod tests {
     #[test]
     fn a_file_appears_whole_and_only_when_committed() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let archive = LocalDirectory::open(directory.path()).expect("directory");
+        let archive = LocalDirectory::at(directory.path());
         let stream = StreamName::new("live", "show").expect("valid name");
         archive.write_aside(&stream, "0-1.m4s", &Bytes::from_static(b"media")).expect("written");
         archive.sync().expect("synced");
         assert!(archive.read(&stream, "0-1.m4s").is_err());
         archive.commit(&stream, "0-1.m4s").expect("committed");
         assert_eq!(archive.list(&stream).expect("listed"), BTreeMap::from([("0-1.m4s".to_owned(), 5)]));
+        assert_eq!(archive.highest_sequence().expect("listed"), 1);
         archive.remove(&stream, "0-1.m4s").expect("removed");
         archive.remove(&stream, "0-1.m4s").expect("nothing to remove");
         assert!(archive.list(&stream).expect("listed").is_empty());

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use media::hls::ListedSegment;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -95,6 +96,12 @@ impl Record {
             ended: snapshot.ended,
             segments: segments.collect(),
         }
+    }
+
+    /// Names of the files its window lists, initialization sections included.
+    pub fn file_names(&self) -> BTreeSet<String> {
+        let files = self.segments.iter().flat_map(|segment| std::iter::once(&segment.file).chain(&segment.map));
+        files.map(|file| file.name.clone()).collect()
     }
 
     /// The session to go on with.
@@ -189,6 +196,11 @@ impl Records {
             }
         }
         Ok(records)
+    }
+
+    /// Whether there is no record at all.
+    pub fn is_empty(&self) -> bool {
+        self.all().map_or(true, |records| records.is_empty())
     }
 
     fn path(&self, stream: &StreamName) -> PathBuf {

@@ -200,7 +200,7 @@ mod tests {
 
     fn disk() -> (tempfile::TempDir, Arc<Disk>) {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let archive = Arc::new(LocalDirectory::open(directory.path()).expect("directory"));
+        let archive = Arc::new(LocalDirectory::at(directory.path()));
         let disk = Disk::start(archive, SyncPolicy::Grouped).expect("threads");
         (directory, disk)
     }

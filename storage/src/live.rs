@@ -100,6 +100,23 @@ impl Trial {
     }
 }
 
+/// Counters of one stream. They live and go with it, so the number of series is bounded by the streams.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Bytes received from publishers.
+    pub received_bytes: AtomicU64,
+    /// Segments published.
+    pub segments: AtomicU64,
+    /// Bytes of segments published.
+    pub segment_bytes: AtomicU64,
+    /// Discontinuities published.
+    pub discontinuities: AtomicU64,
+    /// Segments cut inside a GOP.
+    pub forced_cuts: AtomicU64,
+    /// Samples that are in no segment.
+    pub samples_dropped: AtomicU64,
+}
+
 /// The shared state of one stream. Actors come and go around it.
 #[derive(Debug)]
 pub struct LiveStream {
@@ -117,8 +134,8 @@ pub struct LiveStream {
     pub trial: Trial,
     /// What the archive is known to hold.
     pub ledger: Ledger,
-    /// Bytes received from publishers.
-    pub received_bytes: AtomicU64,
+    /// What operators see of it.
+    pub stats: Stats,
     publisher: ArcSwap<Publisher>,
     /// The last epoch that was given out.
     epoch: AtomicU64,
@@ -142,7 +159,7 @@ impl LiveStream {
             window: Window::holding(snapshot),
             trial: Trial::default(),
             ledger: Ledger::default(),
-            received_bytes: AtomicU64::new(0),
+            stats: Stats::default(),
             publisher: ArcSwap::from_pointee(Publisher::Free),
             epoch: AtomicU64::new(epoch),
             opened: Instant::now(),

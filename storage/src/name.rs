@@ -8,6 +8,9 @@ use thiserror::Error;
 /// Longest application or publishing name, bytes: every file system takes names of 255.
 pub const MAX_NAME_LEN: usize = 128;
 
+/// Applications whose URLs are the server's own pages and API.
+const RESERVED: [&str; 4] = ["api", "assets", "watch", "chaos"];
+
 /// Why a name cannot be a stream's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NameError {
@@ -17,6 +20,9 @@ pub enum NameError {
     /// Longer than [`MAX_NAME_LEN`].
     #[error("the {0} is longer than {MAX_NAME_LEN} bytes")]
     TooLong(&'static str),
+    /// An application whose URLs are the server's own.
+    #[error("the application {0:?} is reserved; use another one, such as \"live\"")]
+    Reserved(&'static str),
     /// A character that is not safe in a URL and a path.
     #[error("the {0} may have letters, digits, '-', '_' and '.', and must not begin with '.'")]
     Character(&'static str),
@@ -35,6 +41,9 @@ impl StreamName {
     pub fn new(app: &str, name: &str) -> Result<Self, NameError> {
         check("application", app)?;
         check("stream name", name)?;
+        if let Some(reserved) = RESERVED.iter().find(|reserved| **reserved == app) {
+            return Err(NameError::Reserved(reserved));
+        }
         Ok(Self { app: app.into(), name: name.into() })
     }
 

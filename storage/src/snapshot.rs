@@ -6,6 +6,8 @@
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use media::hls::{ListedSegment, Measured, MediaPlaylist, multivariant};
+use media::packager::Settings;
+use media::sample::{TICKS_PER_MS, Tracks};
 use media::segment::{FileDigest, Initialization, Part};
 use media::{Packager, Segment, TICKS_PER_SECOND};
 use sha2::{Digest, Sha256};
@@ -170,9 +172,29 @@ impl Snapshot {
         snapshot
     }
 
+    /// A packager for what follows this snapshot when there is none to resume: of a new session, or of
+    /// one that another process began.
+    pub fn packager(&self, settings: Settings) -> Packager {
+        let Some(last) = self.listed.last().filter(|_| self.target_duration > 0) else {
+            return Packager::new(settings);
+        };
+        let last_end_ms = last.listed.program_date_time_ms + last.listed.duration / TICKS_PER_MS;
+        Packager::continuing(settings, self.target_duration, self.independent, last_end_ms)
+    }
+
     /// Whether there is a playlist to serve.
     pub fn has_playlist(&self) -> bool {
         !self.media_playlist.bytes.is_empty()
+    }
+
+    /// The tracks of the latest segment.
+    pub fn tracks(&self) -> Option<&Tracks> {
+        self.init.as_ref().map(|(init, _)| &init.tracks)
+    }
+
+    /// BANDWIDTH, bits per second.
+    pub fn bandwidth(&self) -> u64 {
+        self.measured.peak
     }
 
     /// A file by name: a segment or an initialization section, listed or still fetchable.

@@ -1,0 +1,37 @@
+//! What delivery logs and counts.
+
+use axum::http::StatusCode;
+use metrics::{counter, gauge, histogram};
+use std::io;
+use std::time::Duration;
+
+/// A viewer's request was answered.
+pub fn served(kind: &'static str, status: StatusCode, time: Duration) {
+    counter!("steadycast_http_requests_total", "kind" => kind, "status" => class(status)).increment(1);
+    histogram!("steadycast_http_request_seconds", "kind" => kind).record(time.as_secs_f64());
+}
+
+/// How many connections are open.
+pub fn connections(count: usize) {
+    gauge!("steadycast_http_connections").set(count as f64);
+}
+
+/// A connection was closed because there are too many.
+pub fn connection_refused() {
+    counter!("steadycast_http_connections_refused_total").increment(1);
+}
+
+/// Accepting failed.
+pub fn accept_failed(error: &io::Error) {
+    counter!("steadycast_accept_errors_total").increment(1);
+    tracing::error!(%error, "accepting HTTP connections fails");
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    }
+}

@@ -1,0 +1,137 @@
+//! Command line and environment. Every option overrides the same field of the configuration file.
+
+use crate::config::{Config, Problem, load};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// A live-streaming server: encoders publish over RTMP, viewers play HLS, and the show goes on.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do; without a command: serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Configuration file (TOML). Options and STEADYCAST_… variables override it.
+    #[arg(long, global = true, value_name = "FILE", env = "STEADYCAST_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Overrides.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+const EXAMPLES: &str = "\
+Try it:
+  steadycast demo                                    a built-in stream, and a page that plays it
+
+Publish and play:
+  steadycast                                         serve; publishing is allowed from this machine only
+  ffmpeg -re -i FILE -c copy -f flv rtmp://localhost/live/show
+  open http://localhost:8080/watch/live/show         or play http://localhost:8080/live/show/index.m3u8
+
+Let others publish, with a stream key:
+  steadycast --key live/show=SECRET
+  ffmpeg … -f flv 'rtmp://HOST/live/show?key=SECRET'";
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Serve until told to stop.
+    Serve,
+    /// Serve, and publish a built-in looping clip to live/demo.
+    Demo,
+    /// Check the configuration, print what is in effect, and exit.
+    CheckConfig,
+}
+
+/// Options by the name of the field they override.
+#[derive(Debug, Default, Args)]
+pub struct Overrides {
+    /// Where encoders connect [default: 0.0.0.0:1935].
+    #[arg(long, global = true, value_name = "ADDR", env = "STEADYCAST_RTMP")]
+    rtmp: Option<String>,
+    /// Where viewers, console, API and metrics are served [default: 0.0.0.0:8080].
+    #[arg(long, global = true, value_name = "ADDR", env = "STEADYCAST_HTTP")]
+    http: Option<String>,
+    /// Where health is answered, by a thread of its own [default: 127.0.0.1:8081].
+    #[arg(long, global = true, value_name = "ADDR", env = "STEADYCAST_HEALTH")]
+    health: Option<String>,
+    /// Directory of the archive [default: steadycast-data].
+    #[arg(long, global = true, value_name = "DIR", env = "STEADYCAST_DATA")]
+    data: Option<String>,
+    /// Directory for continuity records; should be on tmpfs [default: /run/steadycast or the user's].
+    #[arg(long, global = true, value_name = "DIR", env = "STEADYCAST_RUNTIME_DIR")]
+    runtime_dir: Option<String>,
+    /// Target duration of segments, 2 to 10 [default: 2].
+    #[arg(long, global = true, value_name = "SECONDS", env = "STEADYCAST_TARGET_DURATION")]
+    target_duration: Option<String>,
+    /// Segments in the live playlist, 3 to 1000 [default: 6].
+    #[arg(long, global = true, value_name = "SEGMENTS", env = "STEADYCAST_WINDOW")]
+    window: Option<String>,
+    /// Container of segments: cmaf or mpegts [default: cmaf].
+    #[arg(long, global = true, value_name = "FORMAT", env = "STEADYCAST_CONTAINER")]
+    container: Option<String>,
+    /// How long a session waits for its encoder to come back, 0 to 86400 [default: 30].
+    #[arg(long, global = true, value_name = "SECONDS", env = "STEADYCAST_GRACE")]
+    grace: Option<String>,
+    /// When archived segments count as durable: grouped (one sync a second) or never [default: grouped].
+    #[arg(long, global = true, value_name = "POLICY", env = "STEADYCAST_SYNC")]
+    sync: Option<String>,
+    /// Log format: auto, human or json [default: auto].
+    #[arg(long, global = true, value_name = "FORMAT", env = "STEADYCAST_LOG")]
+    log: Option<String>,
+    /// Stream key: application/name=KEY, or application/*=KEY for all its streams; may be repeated.
+    #[arg(long, global = true, value_name = "STREAM=KEY", env = "STEADYCAST_KEY", value_delimiter = ',')]
+    key: Vec<String>,
+    /// Offer fault injection on the health address. Never on a server that matters.
+    #[arg(long, global = true, hide = true, env = "STEADYCAST_CHAOS")]
+    chaos: bool,
+}
+
+impl Overrides {
+    /// Field names and values, as given.
+    pub fn fields(&self) -> Vec<(&'static str, String)> {
+        let options = [
+            ("rtmp", &self.rtmp),
+            ("http", &self.http),
+            ("health", &self.health),
+            ("data", &self.data),
+            ("runtime-dir", &self.runtime_dir),
+            ("target-duration", &self.target_duration),
+            ("window", &self.window),
+            ("container", &self.container),
+            ("grace", &self.grace),
+            ("sync", &self.sync),
+            ("log", &self.log),
+        ];
+        let given = options.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value)));
+        let keys = self.key.iter().map(|key| ("key", key.clone()));
+        let chaos = self.chaos.then(|| ("chaos", "true".to_owned()));
+        given.chain(keys).chain(chaos).collect()
+    }
+}
+
+impl Cli {
+    /// The configuration in effect, or everything that is wrong with it.
+    pub fn load(&self) -> Result<Config, Vec<Problem>> {
+        load(self.config.as_deref(), &self.overrides.fields())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_come_before_and_after_the_command() {
+        for arguments in [["steadycast", "serve", "--grace", "5"], ["steadycast", "--grace", "5", "serve"]] {
+            let cli = Cli::try_parse_from(arguments).expect("valid");
+            assert_eq!(cli.load().expect("valid").grace.as_secs(), 5);
+        }
+    }
+}

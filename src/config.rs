@@ -1,0 +1,309 @@
+//! Configuration: one TOML file, overridden by environment and command line. All mistakes are reported at once.
+
+use media::Container;
+use media::packager::{MAX_TARGET_DURATION, MIN_TARGET_DURATION, Settings};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+use storage::StreamName;
+use storage::disk::SyncPolicy;
+use storage::live::LiveSettings;
+use thiserror::Error;
+
+/// Fewest segments that keep three target durations and one segment in the playlist.
+const MIN_WINDOW: usize = 3;
+/// Most: the window is held in memory.
+const MAX_WINDOW: usize = 1000;
+/// Longest grace: a day.
+const MAX_GRACE_S: u64 = 86_400;
+
+/// One thing that is wrong with the configuration, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{field}: {mistake}")]
+pub struct Problem {
+    /// The field, or the file.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub mistake: String,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where encoders connect.
+    pub rtmp: SocketAddr,
+    /// Where viewers, console, API and metrics are served.
+    pub http: SocketAddr,
+    /// Where health is answered.
+    pub health: SocketAddr,
+    /// Directory of the archive.
+    pub data: PathBuf,
+    /// Directory of continuity records.
+    pub runtime_dir: PathBuf,
+    /// Target duration of segments, seconds.
+    pub target_duration: u32,
+    /// Segments in the live playlist.
+    pub window: usize,
+    /// Container of segments.
+    pub container: Container,
+    /// How long a session waits for its encoder.
+    pub grace: Duration,
+    /// When archived segments count as durable.
+    pub sync: SyncPolicy,
+    /// How the log is written.
+    pub log: LogFormat,
+    /// Stream keys by `application/name` or `application/*`.
+    pub keys: BTreeMap<String, String>,
+    /// Fault injection is offered.
+    pub chaos: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rtmp: SocketAddr::from(([0, 0, 0, 0], 1935)),
+            http: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            health: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            data: PathBuf::from("steadycast-data"),
+            runtime_dir: default_runtime_dir(),
+            target_duration: 2,
+            window: 6,
+            container: Container::Cmaf,
+            grace: Duration::from_secs(30),
+            sync: SyncPolicy::Grouped,
+            log: LogFormat::Auto,
+            keys: BTreeMap::new(),
+            chaos: false,
+        }
+    }
+}
+
+impl Config {
+    /// Limits and formats of new streams.
+    pub fn live_settings(&self) -> LiveSettings {
+        let packaging = Settings { container: self.container, target_duration: self.target_duration };
+        LiveSettings { packaging, window: self.window, grace: self.grace }
+    }
+
+    /// Sets one field from text; what is wrong with it otherwise.
+    fn set(&mut self, field: &str, value: &str) -> Result<(), String> {
+        match field {
+            "rtmp" => self.rtmp = address(value)?,
+            "http" => self.http = address(value)?,
+            "health" => self.health = address(value)?,
+            "data" => self.data = directory(value)?,
+            "runtime-dir" => self.runtime_dir = directory(value)?,
+            "target-duration" => self.target_duration = number(value, MIN_TARGET_DURATION, MAX_TARGET_DURATION)?,
+            "window" => self.window = number(value, MIN_WINDOW, MAX_WINDOW)?,
+            "grace" => self.grace = Duration::from_secs(number(value, 0, MAX_GRACE_S)?),
+            "container" => {
+                self.container = one_of(value, &[("cmaf", Container::Cmaf), ("mpegts", Container::MpegTs)])?;
+            }
+            "sync" => self.sync = one_of(value, &[("grouped", SyncPolicy::Grouped), ("never", SyncPolicy::Never)])?,
+            "log" => {
+                self.log = one_of(
+                    value,
+                    &[("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)],
+                )?;
+            }
+            "chaos" => self.chaos = one_of(value, &[("true", true), ("false", false)])?,
+            "key" => {
+                let (stream, key) = value.split_once('=').ok_or("is to be application/name=KEY")?;
+                self.set_key(stream, key)?;
+            }
+            _ => return Err("there is no such field; see `steadycast --help`".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn set_key(&mut self, stream: &str, key: &str) -> Result<(), String> {
+        let (app, name) =
+            stream.split_once('/').ok_or("is to name application/name, or application/* for all its streams")?;
+        let name_or_any = if name == "*" { "any" } else { name };
+        StreamName::new(app, name_or_any).map_err(|error| error.to_string())?;
+        if key.is_empty() {
+            return Err(format!("the key of {stream} is empty"));
+        }
+        self.keys.insert(stream.to_owned(), key.to_owned());
+        Ok(())
+    }
+}
+
+/// Reads the file, applies the overrides, reports every mistake of both.
+pub fn load(file: Option<&Path>, overrides: &[(&'static str, String)]) -> Result<Config, Vec<Problem>> {
+    let (mut config, mut problems) = (Config::default(), Vec::new());
+    if let Some(path) = file {
+        read_file(path, &mut config, &mut problems);
+    }
+    for (field, value) in overrides {
+        note(&mut problems, format!("--{field} {}", shown(field, value)), config.set(field, value));
+    }
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+fn read_file(path: &Path, config: &mut Config, problems: &mut Vec<Problem>) {
+    let shown_path = path.display().to_string();
+    let table = std::fs::read_to_string(path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| text.parse::<toml::Table>().map_err(|error| error.to_string()));
+    let table = match table {
+        Ok(table) => table,
+        Err(mistake) => return problems.push(Problem { field: shown_path, mistake }),
+    };
+    for (field, value) in &table {
+        let place = format!("{shown_path}: {field}");
+        match (field.as_str(), value) {
+            ("keys", toml::Value::Table(keys)) => {
+                for (stream, key) in keys {
+                    let set =
+                        key.as_str().ok_or("is to be text".to_owned()).and_then(|key| config.set_key(stream, key));
+                    note(problems, format!("{place}: {stream}"), set);
+                }
+            }
+            ("keys" | "key", _) => {
+                note(problems, place, Err("is to be a table: [keys] and below it \"live/show\" = \"KEY\"".to_owned()))
+            }
+            (_, toml::Value::String(text)) => note(problems, place, config.set(field, text)),
+            (_, toml::Value::Integer(number)) => note(problems, place, config.set(field, &number.to_string())),
+            (_, toml::Value::Boolean(truth)) => note(problems, place, config.set(field, &truth.to_string())),
+            (_, _) => note(problems, place, Err("is to be text, a number, true or false".to_owned())),
+        }
+    }
+}
+
+fn note(problems: &mut Vec<Problem>, field: String, result: Result<(), String>) {
+    problems.extend(result.err().map(|mistake| Problem { field, mistake }));
+}
+
+/// The value for a message; keys are never shown.
+fn shown<'a>(field: &str, value: &'a str) -> &'a str {
+    if field == "key" { "…" } else { value }
+}
+
+/// What is in effect, as a file that could be read back; keys are not shown.
+pub fn describe(config: &Config) -> String {
+    let container = if config.container == Container::Cmaf { "cmaf" } else { "mpegts" };
+    let sync = if config.sync == SyncPolicy::Grouped { "grouped" } else { "never" };
+    let log = match config.log {
+        LogFormat::Auto => "auto",
+        LogFormat::Human => "human",
+        LogFormat::Json => "json",
+    };
+    let mut text = format!(
+        "rtmp = \"{}\"\nhttp = \"{}\"\nhealth = \"{}\"\ndata = {:?}\nruntime-dir = {:?}\ntarget-duration = {}\nwindow = {}\n\
+         container = \"{container}\"\ngrace = {}\nsync = \"{sync}\"\nlog = \"{log}\"\n",
+        config.rtmp,
+        config.http,
+        config.health,
+        config.data,
+        config.runtime_dir,
+        config.target_duration,
+        config.window,
+        config.grace.as_secs()
+    );
+    if config.keys.is_empty() {
+        text.push_str("# no keys: publishing is allowed from this machine only\n");
+    } else {
+        text.push_str("\n[keys]\n");
+    }
+    for stream in config.keys.keys() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\"{stream}\" = \"…\"");
+    }
+    text
+}
+
+fn default_runtime_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/run/steadycast");
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(directory) => Path::new(&directory).join("steadycast"),
+        None => PathBuf::from(format!("/dev/shm/steadycast-{}", rustix::process::geteuid().as_raw())),
+    }
+}
+
+fn address(value: &str) -> Result<SocketAddr, String> {
+    // ":8080" is what many servers take.
+    let whole = if value.starts_with(':') { format!("0.0.0.0{value}") } else { value.to_owned() };
+    whole.parse().map_err(|_| "is to be an address and a port, such as 0.0.0.0:1935 or [::]:1935".to_owned())
+}
+
+fn directory(value: &str) -> Result<PathBuf, String> {
+    if value.is_empty() { Err("is to be a directory".to_owned()) } else { Ok(PathBuf::from(value)) }
+}
+
+fn number<T: FromStr + PartialOrd + std::fmt::Display>(value: &str, min: T, max: T) -> Result<T, String> {
+    let number = value.parse().ok().filter(|number| (&min..=&max).contains(&number));
+    number.ok_or_else(|| format!("is to be a whole number from {min} to {max}"))
+}
+
+fn one_of<T: Copy>(value: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    let choice = choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice);
+    choice.ok_or_else(|| {
+        format!("is to be one of: {}", choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str, overrides: &[(&'static str, &str)]) -> Result<Config, Vec<Problem>> {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let file = directory.path().join("steadycast.toml");
+        std::fs::write(&file, text).expect("written");
+        let overrides: Vec<_> = overrides.iter().map(|(field, value)| (*field, (*value).to_owned())).collect();
+        load(Some(&file), &overrides)
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let text =
+            "rtmp = 'nonsense'\ngrace = -1\nspeed = 7\ntarget-duration = 99\n[keys]\n'nonsense' = 'x'\n'live/ok' = 7\n";
+        let problems = load_text(text, &[("container", "avi"), ("key", "live/show=")]).expect_err("mistakes");
+        let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert_eq!(problems.len(), 8, "{all}");
+        for part in ["rtmp", "grace", "speed", "from 2 to 10", "nonsense", "live/ok", "cmaf, mpegts", "empty"] {
+            assert!(all.contains(part), "{part} in\n{all}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_overrides_the_file() {
+        let config =
+            load_text("grace = 7\nwindow = 9\n[keys]\n'live/*' = 'a'\n", &[("grace", "8"), ("key", "live/b=c")])
+                .expect("valid");
+        assert_eq!((config.grace.as_secs(), config.window, config.keys.len()), (8, 9, 2));
+    }
+
+    #[test]
+    fn what_is_described_is_read_back_and_keys_are_not_shown() {
+        let config = load_text("container = 'mpegts'\ndata = '/tmp/a b'\nsync = 'never'\n", &[]).expect("valid");
+        assert_eq!(load_text(&describe(&config), &[]).expect("valid"), config);
+        let secret = load_text("[keys]\n'live/show' = 'hunter2'\n", &[]).expect("valid");
+        assert!(!describe(&secret).contains("hunter2"));
+        let problems = load_text("", &[("key", "hunter2")]).expect_err("mistake");
+        assert!(!problems[0].to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn the_example_configuration_says_the_defaults() {
+        let example = load(Some(Path::new("steadycast.example.toml")), &[]).expect("valid");
+        assert_eq!(example, Config::default());
+    }
+}

@@ -1,0 +1,111 @@
+//! Prometheus exporter: what the crates count, and what each stream is, rendered when asked.
+//!
+//! Per-stream series are rendered from the streams themselves: they go when the stream goes.
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use storage::live::{Publisher, Stats};
+use storage::{LiveStream, Registry};
+use tokio::time::Instant;
+use tracing_appender::non_blocking::ErrorCounter;
+
+/// Buckets of request times, seconds: from a lookup in memory to the longest wait.
+const REQUEST_BUCKETS: [f64; 10] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 3.5];
+
+/// One recorder a process: crates count into it from anywhere.
+static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Renders metrics.
+#[derive(Clone)]
+pub struct Exporter {
+    handle: PrometheusHandle,
+    registry: Arc<Registry>,
+    dropped_lines: ErrorCounter,
+}
+
+impl Exporter {
+    /// Installs the recorder, the first time.
+    pub fn install(registry: Arc<Registry>, dropped_lines: ErrorCounter) -> anyhow::Result<Self> {
+        let handle = match HANDLE.get() {
+            Some(handle) => handle.clone(),
+            None => {
+                let requests = Matcher::Full("steadycast_http_request_seconds".to_owned());
+                let recorder =
+                    PrometheusBuilder::new().set_buckets_for_metric(requests, &REQUEST_BUCKETS)?.build_recorder();
+                let handle = recorder.handle();
+                metrics::set_global_recorder(recorder)?;
+                HANDLE.get_or_init(|| handle).clone()
+            }
+        };
+        Ok(Self { handle, registry, dropped_lines })
+    }
+
+    /// Folds histograms; without it they would grow. Called every few seconds.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// The text Prometheus scrapes.
+    pub fn render(&self) -> String {
+        let mut text = self.handle.render();
+        family(
+            &mut text,
+            "steadycast_log_lines_dropped_total",
+            "counter",
+            [(String::new(), self.dropped_lines.dropped_lines() as f64)],
+        );
+        let streams = self.registry.all();
+        let now = Instant::now();
+        for (name, kind, value) in STREAM_FAMILIES {
+            let lines = streams.iter().map(|stream| (format!("{{stream=\"{}\"}}", stream.name), value(stream, now)));
+            family(&mut text, name, kind, lines);
+        }
+        text
+    }
+}
+
+type StreamValue = fn(&LiveStream, Instant) -> f64;
+
+/// Series of each stream, written once.
+const STREAM_FAMILIES: [(&str, &str, StreamValue); 11] = [
+    ("steadycast_stream_received_bytes_total", "counter", |stream, _| {
+        count(&stream.stats, |stats| &stats.received_bytes)
+    }),
+    ("steadycast_stream_segments_published_total", "counter", |stream, _| {
+        count(&stream.stats, |stats| &stats.segments)
+    }),
+    ("steadycast_stream_segment_bytes_total", "counter", |stream, _| {
+        count(&stream.stats, |stats| &stats.segment_bytes)
+    }),
+    ("steadycast_stream_discontinuities_total", "counter", |stream, _| {
+        count(&stream.stats, |stats| &stats.discontinuities)
+    }),
+    ("steadycast_stream_forced_cuts_total", "counter", |stream, _| count(&stream.stats, |stats| &stats.forced_cuts)),
+    ("steadycast_stream_samples_dropped_total", "counter", |stream, _| {
+        count(&stream.stats, |stats| &stats.samples_dropped)
+    }),
+    ("steadycast_stream_publisher_present", "gauge", |stream, _| {
+        f64::from(u8::from(matches!(stream.publisher(), Publisher::Held { .. })))
+    }),
+    ("steadycast_stream_epoch", "gauge", |stream, _| stream.epoch() as f64),
+    ("steadycast_stream_media_sequence", "gauge", |stream, _| stream.window.snapshot().next_sequence as f64),
+    ("steadycast_stream_log_bytes", "gauge", |stream, _| stream.log.bytes() as f64),
+    ("steadycast_stream_seconds_since_segment", "gauge", |stream, now| {
+        let published = stream.window.snapshot().published_at;
+        published.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64())
+    }),
+];
+
+fn count(stats: &Stats, pick: fn(&Stats) -> &AtomicU64) -> f64 {
+    pick(stats).load(Ordering::Relaxed) as f64
+}
+
+/// One metric family. Writing to a String cannot fail.
+fn family(text: &mut String, name: &str, kind: &str, lines: impl IntoIterator<Item = (String, f64)>) {
+    let _ = writeln!(text, "# TYPE {name} {kind}");
+    for (labels, value) in lines {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}

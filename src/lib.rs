@@ -1,0 +1,18 @@
+//! Steadycast: a live-streaming server. Encoders publish over RTMP, viewers play HLS, and the show goes on.
+//!
+//! This crate is the program: command line, configuration, wiring, admin API and metrics exporter.
+
+pub mod admin;
+pub mod adopt;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod exporter;
+pub mod health;
+pub mod keys;
+pub mod locks;
+pub mod logging;
+pub mod run;
+
+pub use config::Config;
+pub use run::{Listeners, run};

@@ -1,0 +1,47 @@
+//! The log: human on a terminal, JSON otherwise, never in the way of what it tells of.
+
+use crate::config::LogFormat;
+use anyhow::Context;
+use std::io::{IsTerminal, stderr};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+/// Lines that may wait for a slow reader of the log; beyond them lines are dropped and counted.
+const MAX_LINES: usize = 16_384;
+/// ractor speaks of every actor at `info`.
+const DEFAULT_FILTER: &str = "info,ractor=warn";
+
+/// Keeps the log's thread alive, and counts what it had to drop.
+pub struct Log {
+    _guard: WorkerGuard,
+    dropped: ErrorCounter,
+}
+
+impl Log {
+    /// Counter of lines dropped.
+    pub fn dropped_lines(&self) -> ErrorCounter {
+        self.dropped.clone()
+    }
+}
+
+/// Starts logging to standard error. RUST_LOG filters.
+pub fn start(format: LogFormat) -> anyhow::Result<Log> {
+    let (writer, guard): (NonBlocking, WorkerGuard) =
+        NonBlockingBuilder::default().buffered_lines_limit(MAX_LINES).lossy(true).finish(stderr());
+    let dropped = writer.error_counter();
+    let filter =
+        EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(DEFAULT_FILTER)).context("log filter")?;
+    let human = match format {
+        LogFormat::Auto => stderr().is_terminal(),
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
+    let installed = if human {
+        builder.with_ansi(stderr().is_terminal()).compact().try_init()
+    } else {
+        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    };
+    installed.map_err(|error| anyhow::anyhow!("{error}")).context("log")?;
+    Ok(Log { _guard: guard, dropped })
+}

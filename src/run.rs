@@ -1,0 +1,306 @@
+//! Wiring: sockets and a stop signal in, the whole worker around them.
+
+use crate::admin;
+use crate::adopt::{adopt, highest_sequence};
+use crate::config::{Config, Problem};
+use crate::exporter::Exporter;
+use crate::health::Health;
+use crate::keys::StaticKeys;
+use crate::locks;
+use anyhow::Context;
+use axum::Router;
+use ractor::Actor;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread;
+use storage::archive::LocalDirectory;
+use storage::continuity::Records;
+use storage::disk::Disk;
+use storage::{Archive, Registry};
+use supervisors::root::{self, Root};
+use supervisors::tree::Environment;
+use supervisors::watchdog::{BEAT, Pulse};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant};
+use tracing::{error, info, warn};
+use tracing_appender::non_blocking::ErrorCounter;
+
+/// The actors' runtime has at least this many threads, so that one blocked handler stops nobody else.
+const MIN_ACTOR_THREADS: usize = 4;
+/// Threads that serve viewers; they never wait for an actor or a file.
+const DELIVERY_THREADS: usize = 2;
+/// How often histograms are folded.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// Pause before delivery is started again after a failure of ours.
+const DELIVERY_PAUSE: Duration = Duration::from_millis(100);
+/// How long the tree may take to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The sockets, bound before anything else runs, so that they can outlive a worker.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For encoders.
+    pub rtmp: TcpListener,
+    /// For viewers.
+    pub http: TcpListener,
+    /// For health.
+    pub health: TcpListener,
+}
+
+impl Listeners {
+    /// Binds all three.
+    pub fn bind(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            rtmp: bind(config.rtmp, "--rtmp")?,
+            http: bind(config.http, "--http")?,
+            health: bind(config.health, "--health")?,
+        })
+    }
+}
+
+fn bind(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .with_context(|| format!("cannot listen on {address}; choose another address with {option}"))
+}
+
+/// What comes from outside while it runs.
+pub struct Outside<S> {
+    /// Completes when it is to stop.
+    pub shutdown: S,
+    /// Reads the configuration again; called on SIGHUP.
+    pub reload: Box<dyn Fn() -> Result<Config, Vec<Problem>> + Send>,
+    /// Log lines that were dropped.
+    pub dropped_lines: ErrorCounter,
+}
+
+/// Runs until `shutdown` completes, or until the root of the tree fails.
+pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<Output = ()>>) -> anyhow::Result<()> {
+    let _runtime_lock = locks::lock(&config.runtime_dir, "--runtime-dir")?;
+    let _data_lock = lock_archive(config)?;
+    let archive: Arc<dyn Archive> = Arc::new(LocalDirectory::at(&config.data));
+    let disk = Disk::start(archive, config.sync).context("disk threads")?;
+    let records = Records::open(&config.runtime_dir).context("runtime directory")?;
+    let settings = config.live_settings();
+    let highest_sequence = highest_sequence(&disk);
+    // A start without records beside an archive that is not empty: the streams of unknown names may be
+    // those whose encoders are on their way back.
+    let without_state = records.is_empty() && highest_sequence != Some(0);
+    let settling = if without_state { settings.grace } else { Duration::ZERO };
+    let registry = Registry::settling_until(Instant::now() + settling);
+    adopt(&records, &disk, &registry, settings).context("continuity records")?;
+    let environment = Environment {
+        registry,
+        records,
+        vitals: Arc::default(),
+        settings,
+        highest_sequence: highest_sequence.unwrap_or(0),
+        disk,
+    };
+    Worker::new(config, environment, outside.dropped_lines)?.run(listeners, outside.shutdown, outside.reload)
+}
+
+/// The archive's lock. Storage that fails does not keep the show from going on; another process does.
+fn lock_archive(config: &Config) -> anyhow::Result<Option<std::fs::File>> {
+    match locks::lock(&config.data, "--data") {
+        Ok(file) => Ok(Some(file)),
+        Err(error @ locks::LockError::Taken(..)) => Err(error.into()),
+        Err(locks::LockError::Io(path, error)) => {
+            warn!(path, %error, "the archive cannot be locked; live goes on without it");
+            Ok(None)
+        }
+    }
+}
+
+struct Worker {
+    environment: Environment,
+    keys: Arc<StaticKeys>,
+    health: Health,
+    exporter: Exporter,
+    chaos: bool,
+}
+
+impl Worker {
+    fn new(config: &Config, environment: Environment, dropped_lines: ErrorCounter) -> anyhow::Result<Self> {
+        let exporter = Exporter::install(environment.registry.clone(), dropped_lines)?;
+        let health = Health { vitals: environment.vitals.clone(), actors: Arc::default(), delivery: Arc::default() };
+        Ok(Self {
+            environment,
+            keys: Arc::new(StaticKeys::new(config.keys.clone())),
+            health,
+            exporter,
+            chaos: config.chaos,
+        })
+    }
+
+    fn run(
+        self,
+        listeners: Listeners,
+        shutdown: impl Future<Output = ()>,
+        reload: Box<dyn Fn() -> Result<Config, Vec<Problem>> + Send>,
+    ) -> anyhow::Result<()> {
+        let actors = runtime("actors", thread::available_parallelism().map_or(1, usize::from).max(MIN_ACTOR_THREADS))?;
+        let (rtmp, http, health) =
+            (listeners.rtmp.local_addr()?, listeners.http.local_addr()?, listeners.health.local_addr()?);
+        let args = {
+            let _inside = actors.enter();
+            listeners.rtmp.set_nonblocking(true)?;
+            root::Args {
+                environment: self.environment.clone(),
+                rtmp: Arc::new(tokio::net::TcpListener::from_std(listeners.rtmp)?),
+                authorizer: self.keys.clone(),
+                pulse: self.health.actors.clone(),
+            }
+        };
+        let (root, root_handle) = actors.block_on(Root::spawn(None, Root, args)).context("the tree's root")?;
+        let (stop, stopped) = watch::channel(false);
+        let delivery = self.start_delivery(listeners.http, stopped)?;
+        self.start_health(listeners.health, root.clone())?;
+        info!(%rtmp, %http, %health, "listening");
+        let outcome = actors.block_on(async {
+            tokio::select! {
+                () = shutdown => Ok(()),
+                _ = root_handle => Err(anyhow::anyhow!("the root of the supervision tree has failed")),
+                error = reload_on_hangup(&self.keys, reload) => Err(error),
+            }
+        });
+        info!("stopping");
+        // Both are bounded: what is not done by then is dropped with the runtimes.
+        let _ = actors.block_on(root.stop_and_wait(None, Some(STOP_DEADLINE)));
+        stop.send_replace(true);
+        let _ = delivery.join();
+        actors.shutdown_timeout(STOP_DEADLINE);
+        outcome
+    }
+
+    /// Serves viewers on a runtime of its own, started again if it should ever fail.
+    fn start_delivery(
+        &self,
+        http: TcpListener,
+        stopped: watch::Receiver<bool>,
+    ) -> anyhow::Result<thread::JoinHandle<()>> {
+        http.set_nonblocking(true)?;
+        let router = delivery::viewers::router(self.environment.registry.clone())
+            .merge(admin::api(self.environment.registry.clone()))
+            .merge(admin::monitoring(self.exporter.clone(), self.health.clone()));
+        let pulse = self.health.delivery.clone();
+        let forever = move || {
+            while !*stopped.borrow() {
+                let attempt = http.try_clone().map_err(anyhow::Error::from);
+                let served =
+                    attempt.and_then(|http| serve_viewers(http, router.clone(), pulse.clone(), stopped.clone()));
+                if let Err(error) = served {
+                    error!(%error, "delivery failed, starting it again");
+                    thread::sleep(DELIVERY_PAUSE);
+                }
+            }
+        };
+        Ok(thread::Builder::new().name("delivery".to_owned()).spawn(forever)?)
+    }
+
+    /// Answers health on a thread and a listener of its own.
+    fn start_health(&self, listener: TcpListener, root: ractor::ActorRef<root::Msg>) -> anyhow::Result<()> {
+        listener.set_nonblocking(true)?;
+        let exporter = self.exporter.clone();
+        let mut router = admin::monitoring(exporter.clone(), self.health.clone());
+        if self.chaos {
+            warn!("fault injection is offered on the health address");
+            router = router.merge(admin::chaos(root));
+        }
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let forever = move || {
+            runtime.block_on(async {
+                let listener = match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => listener,
+                    Err(error) => return error!(%error, "health cannot be answered"),
+                };
+                let upkeep = async {
+                    loop {
+                        tokio::time::sleep(UPKEEP).await;
+                        exporter.upkeep();
+                    }
+                };
+                delivery::serve(listener, router, delivery::Limits::default(), upkeep).await;
+            });
+        };
+        thread::Builder::new().name("health".to_owned()).spawn(forever)?;
+        Ok(())
+    }
+}
+
+/// One life of delivery. A panic in it comes back as an error.
+fn serve_viewers(
+    http: TcpListener,
+    router: Router,
+    pulse: Arc<Pulse>,
+    mut stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let runtime = runtime("delivery", DELIVERY_THREADS)?;
+    let serving = runtime.block_on(async {
+        let http = tokio::net::TcpListener::from_std(http)?;
+        let mut lives = tokio::task::JoinSet::new();
+        lives.spawn(async move {
+            loop {
+                pulse.beat();
+                tokio::time::sleep(BEAT).await;
+            }
+        });
+        // The sender is dropped only with the process.
+        let until_stopped = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
+        lives.spawn(delivery::serve(http, router, delivery::Limits::default(), until_stopped));
+        lives.join_next().await.transpose()?;
+        anyhow::Ok(())
+    });
+    runtime.shutdown_background();
+    serving
+}
+
+fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .with_context(|| format!("runtime {name}"))
+}
+
+/// SIGTERM or SIGINT.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        // Without handlers the default action ends the process, which is what is asked for.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// On SIGHUP the keys are read again; running streams are not touched. Returns only if signals cannot be had.
+async fn reload_on_hangup(
+    keys: &StaticKeys,
+    reload: Box<dyn Fn() -> Result<Config, Vec<Problem>> + Send>,
+) -> anyhow::Error {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return error.into(),
+    };
+    while hangup.recv().await.is_some() {
+        match reload() {
+            Ok(config) => {
+                keys.replace(config.keys);
+                info!("keys read again; other fields take effect at the next start");
+            }
+            Err(problems) => {
+                for problem in problems {
+                    error!(%problem, "configuration not read again");
+                }
+            }
+        }
+    }
+    anyhow::anyhow!("signals have ended")
+}

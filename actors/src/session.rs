@@ -128,8 +128,10 @@ enum Phase {
     Asking,
     /// Publishing.
     Publishing(Publishing),
-    /// Refused or ended: reads until the peer hangs up.
-    Closing(Instant),
+    /// Refused: told so, and that nothing more is said; reads until the peer hangs up.
+    Refused(Instant),
+    /// The publisher ended its publication and is about to hang up. Some take it for an error if we do first.
+    Ended(Instant),
 }
 
 struct Publishing {
@@ -180,7 +182,7 @@ impl State {
 
     /// Waits a slice for bytes, reads once, acts on what came.
     async fn pump(&mut self, myself: &ActorRef<Msg>) -> Result<(), End> {
-        if let Phase::Closing(until) = self.phase
+        if let Phase::Refused(until) | Phase::Ended(until) = self.phase
             && Instant::now() >= until
         {
             return Err("closed".to_owned());
@@ -228,7 +230,7 @@ impl State {
         for event in events {
             match event {
                 Event::Publish(request) => self.ask(myself, &request),
-                Event::Unpublish => self.close(),
+                Event::Unpublish => self.end(Phase::Ended),
                 Event::Metadata(_) => {}
                 Event::Video { .. } | Event::Audio { .. } => self.media(&event),
             }
@@ -287,7 +289,7 @@ impl State {
     fn publish_overdue(&self) -> Result<(), End> {
         match self.phase {
             Phase::Opening => Err(format!("it did not publish within {} s", PUBLISH_DEADLINE.as_secs())),
-            Phase::Asking | Phase::Publishing(_) | Phase::Closing(_) => Ok(()),
+            Phase::Asking | Phase::Publishing(_) | Phase::Refused(_) | Phase::Ended(_) => Ok(()),
         }
     }
 
@@ -317,13 +319,13 @@ impl State {
     fn refuse(&mut self, refusal: Refusal, label: &'static str, reason: &str) {
         events::publish_refused(self.peer, &self.stream_name(), label, reason);
         self.protocol.refuse(refusal, reason);
-        self.close();
+        self.end(Phase::Refused);
     }
 
-    fn close(&mut self) {
+    fn end(&mut self, phase: fn(Instant) -> Phase) {
         // What came before the end is part of the show.
         let _ = self.append();
-        self.phase = Phase::Closing(Instant::now() + LINGER);
+        self.phase = phase(Instant::now() + LINGER);
     }
 
     /// Sends what the protocol has to say; after a refusal also that there is no more.
@@ -333,7 +335,7 @@ impl State {
             let written = timeout(WRITE_DEADLINE, self.socket.write_all(&output)).await;
             written.map_err(|_| "the peer does not read".to_owned())?.map_err(|error| error.to_string())?;
         }
-        if matches!(self.phase, Phase::Closing(_)) {
+        if matches!(self.phase, Phase::Refused(_)) {
             // A peer that is gone already needs no farewell; reading tells.
             let _ = self.socket.shutdown().await;
         }

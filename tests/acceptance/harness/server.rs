@@ -1,0 +1,114 @@
+//! The real binary on ports of its own.
+
+use super::wait_for;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A running server. Dropped, it is killed; if the test fails, its log is shown.
+pub struct Server {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    directory: Arc<TempDir>,
+    pub rtmp: SocketAddr,
+    pub http: SocketAddr,
+    pub health: SocketAddr,
+}
+
+impl Server {
+    /// Starts with options beside its addresses and directories.
+    pub fn start(options: &[&str]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("temporary directory"));
+        Self::start_in(directory, ["127.0.0.1:0"; 3], options)
+    }
+
+    /// Kills it without warning and starts it again on the same addresses and directories.
+    pub fn kill_and_restart(mut self, options: &[&str]) -> Self {
+        self.child.kill().expect("running");
+        self.child.wait().expect("killed");
+        let addresses = [self.rtmp, self.http, self.health].map(|address| address.to_string());
+        let addresses = [&addresses[0], &addresses[1], &addresses[2]].map(String::as_str);
+        Self::start_in(self.directory.clone(), addresses, options)
+    }
+
+    fn start_in(directory: Arc<TempDir>, [rtmp, http, health]: [&str; 3], options: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_steadycast"))
+            .args(["serve", "--log", "json", "--rtmp", rtmp, "--http", http, "--health", health, "--chaos"])
+            .args(options)
+            .env("RUST_LOG", "info,ractor=warn")
+            .arg("--data")
+            .arg(directory.path().join("data"))
+            .arg("--runtime-dir")
+            .arg(directory.path().join("run"))
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, stderr) = (log.clone(), BufReader::new(child.stderr.take().expect("piped")));
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).for_each(|line| lines.lock().expect("log").push(line))
+        });
+        let listening = wait_for("the server listens", Duration::from_secs(10), || {
+            assert!(child.try_wait().expect("child").is_none(), "the server ended: {:?}", log.lock().expect("log"));
+            log.lock().expect("log").iter().find(|line| line.contains("\"listening\"")).cloned()
+        });
+        let fields: serde_json::Value = serde_json::from_str(&listening).expect("JSON log");
+        let address = |name: &str| fields[name].as_str().expect("address").parse().expect("address");
+        Self { child, log, directory, rtmp: address("rtmp"), http: address("http"), health: address("health") }
+    }
+
+    /// Where to publish `live/name`.
+    pub fn publish_url(&self, name: &str) -> String {
+        format!("rtmp://{}/live/{name}", self.rtmp)
+    }
+
+    /// Where `live/name` plays.
+    pub fn play_url(&self, name: &str) -> String {
+        self.url(&format!("/live/{name}/index.m3u8"))
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.http)
+    }
+
+    /// The archive's directory of `live/name`.
+    pub fn archived(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join("data/live/live").join(name)
+    }
+
+    /// Deals a blow to an actor of `live/name`.
+    pub fn strike(&self, name: &str, child: &str, blow: &str) {
+        let url = format!("http://{}/chaos/v1/strike?stream=live/{name}&child={child}&blow={blow}", self.health);
+        ureq::post(&url).send_empty().expect("accepted");
+    }
+
+    /// The sum of all series of a metric whose labels contain `label`.
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
+        let text = ureq::get(&self.url("/metrics")).call().expect("metrics").body_mut().read_to_string().expect("text");
+        let series = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+    }
+
+    /// Log lines that contain a text.
+    pub fn logged(&self, text: &str) -> Vec<String> {
+        self.log.lock().expect("log").iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the server's log ---\n{}", self.log.lock().map(|log| log.join("\n")).unwrap_or_default());
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The real program with real encoders and players, told as stories.
+//!
+//! What a machine lacks makes a test fail with a sentence that says what to install (`make tools`).
+
+mod encoders;
+mod exactness;
+mod harness;
+mod hostile;
+mod http;
+mod players;
+mod reconnect;
+mod restart;

@@ -1,0 +1,134 @@
+//! Real players play.
+
+use crate::harness::media::{CLIP, Clip, ffmpeg};
+use crate::harness::publisher::Publisher;
+use crate::harness::server::Server;
+use crate::harness::{run, wait_for};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// How long players are watched, seconds.
+const WATCH: u32 = 20;
+
+/// A server with a looping clip on `live/show`, whose first segments are there.
+fn show(options: &[&str]) -> (Server, Publisher) {
+    let server = Server::start(options);
+    let publisher = Publisher::looping(Clip { fps: 25, gop: 25, ..CLIP }, &server.publish_url("show"));
+    wait_for("three segments", Duration::from_secs(20), || {
+        (server.metric("steadycast_stream_segments_published_total", "live/show") >= 3.0).then_some(())
+    });
+    (server, publisher)
+}
+
+/// Plays in Chromium; what was measured.
+fn chromium(player: &str, url: &str) -> serde_json::Value {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/acceptance/players");
+    assert!(directory.join("node_modules").exists(), "the players are missing: run `make tools`");
+    let mut node = Command::new("node");
+    node.current_dir(directory).args(["play.mjs", player, url, &WATCH.to_string()]);
+    let output = run(&mut node, Duration::from_secs(90));
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+fn assert_plays(measured: &serde_json::Value) {
+    let number = |name: &str| measured[name].as_f64().unwrap_or(f64::NAN);
+    assert!(measured["errors"].as_array().is_some_and(Vec::is_empty), "{measured}");
+    assert_eq!(number("stalls"), 0.0, "{measured}");
+    assert_eq!(number("width"), 320.0, "{measured}");
+    let watched = f64::from(WATCH) - number("first_frame_ms") / 1000.0;
+    assert!(number("played_s") > watched - 1.0 && number("frames") > 25.0 * (watched - 2.0), "{measured}");
+}
+
+#[test]
+fn hls_js_and_shaka_play_cmaf_in_chromium() {
+    let (server, _publisher) = show(&["--container", "cmaf"]);
+    assert_plays(&chromium("hls", &server.play_url("show")));
+    assert_plays(&chromium("shaka", &server.play_url("show")));
+}
+
+#[test]
+fn hls_js_and_shaka_play_mpeg_ts_in_chromium() {
+    let (server, _publisher) = show(&["--container", "mpegts"]);
+    assert_plays(&chromium("hls", &server.play_url("show")));
+    assert_plays(&chromium("shaka", &server.play_url("show")));
+}
+
+#[test]
+fn the_watch_page_plays() {
+    let (server, _publisher) = show(&[]);
+    let measured = chromium("page", &server.url("/watch/live/show"));
+    assert_plays(&measured);
+    assert!(measured["console_errors"].as_array().is_some_and(Vec::is_empty), "{measured}");
+}
+
+#[test]
+fn ffprobe_and_ffmpeg_play_both_containers() {
+    for container in ["cmaf", "mpegts"] {
+        let (server, _publisher) = show(&["--container", container]);
+        let mut probe = Command::new("ffprobe");
+        probe.args([
+            "-v",
+            "error",
+            "-show_entries",
+            "stream=codec_name,width",
+            "-of",
+            "csv=p=0",
+            &server.play_url("show"),
+        ]);
+        let output = run(&mut probe, Duration::from_secs(30));
+        let streams = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(streams.contains("h264,320") && streams.contains("aac"), "{container}: {streams}");
+        // Decodes five seconds; any complaint of a demuxer or decoder fails it.
+        let mut decode = ffmpeg();
+        decode.args(["-xerror", "-i", &server.play_url("show"), "-t", "5", "-f", "null", "-"]);
+        let output = run(&mut decode, Duration::from_secs(30));
+        assert!(output.stderr.is_empty(), "{container}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn gstreamer_hlsdemux_plays_both_containers() {
+    for (container, demux) in [("mpegts", "tsdemux"), ("cmaf", "qtdemux")] {
+        let (server, _publisher) = show(&["--container", container]);
+        let mut gstreamer = Command::new("gst-launch-1.0");
+        // A hundred decoded frames, then end: four seconds of the show.
+        let pipeline = format!(
+            "souphttpsrc location={} ! hlsdemux ! {demux} ! h264parse ! avdec_h264 ! identity eos-after=100 ! fakesink",
+            server.play_url("show")
+        );
+        gstreamer.arg("-q").args(pipeline.split(' '));
+        run(&mut gstreamer, Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn the_archive_alone_plays_from_a_static_web_server() {
+    for container in ["cmaf", "mpegts"] {
+        let (server, publisher) = show(&["--container", container]);
+        let directory = server.archived("show");
+        wait_for("the archive has a playlist", Duration::from_secs(15), || {
+            directory.join("0.m3u8").exists().then_some(())
+        });
+        // The server and its encoder are gone: what plays is the archive.
+        drop(publisher);
+        let copy = tempfile::tempdir().expect("temporary directory");
+        run(Command::new("cp").arg("-r").arg(&directory).arg(copy.path()), Duration::from_secs(10));
+        drop(server);
+        let port = static_server_port();
+        let mut web = Command::new("python3");
+        web.args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]).current_dir(copy.path().join("show"));
+        let _web = Publisher::with(web.stderr(std::process::Stdio::null()));
+        let url = format!("http://127.0.0.1:{port}/index.m3u8");
+        wait_for("the web server answers", Duration::from_secs(10), || ureq::get(&url).call().ok());
+        let mut decode = ffmpeg();
+        // A playlist without ENDLIST that nobody extends: three seconds are there for sure.
+        decode.args(["-xerror", "-live_start_index", "0", "-i", &url, "-t", "3", "-f", "null", "-"]);
+        run(&mut decode, Duration::from_secs(30));
+    }
+}
+
+/// A port nobody listens on.
+fn static_server_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
+}

@@ -1,0 +1,54 @@
+//! The process is killed; the session goes on.
+
+use crate::harness::media::{CLIP, Clip};
+use crate::harness::publisher::Publisher;
+use crate::harness::server::Server;
+use crate::harness::viewer::{Recording, Viewer, try_get};
+use crate::harness::wait_for;
+use std::time::Duration;
+
+#[test]
+fn after_kill_9_the_same_session_goes_on_with_rising_numbers_and_no_name_is_reused() {
+    let clip = Clip { b_frames: 0, ..CLIP };
+    let server = Server::start(&["--grace", "20"]);
+    let publisher = Publisher::looping(clip, &server.publish_url("show"));
+    let archived = server.archived("show");
+    wait_for("the archive holds segments", Duration::from_secs(30), || {
+        let playlist = std::fs::read_to_string(archived.join("0.m3u8")).ok()?;
+        (playlist.matches(".m4s").count() >= 3).then_some(())
+    });
+    let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
+    wait_for("the viewer sees segments", Duration::from_secs(10), || try_get(&server.play_url("show")));
+    let server = server.kill_and_restart(&["--grace", "20"]);
+    drop(publisher);
+    // What viewers had seen is served again at once; what the archive did not have yet is a gap.
+    let adopted = try_get(&server.url("/live/show/0.m3u8")).expect("adopted playlist");
+    assert!(!String::from_utf8_lossy(&adopted).contains("ENDLIST"));
+    assert_eq!(server.logged("session adopted").len(), 1);
+    let _publisher = Publisher::looping(clip, &server.publish_url("show"));
+    wait_for("new segments", Duration::from_secs(30), || {
+        (server.metric("steadycast_stream_segments_published_total", "live/show") >= 3.0).then_some(())
+    });
+    let recording: Recording = viewer.stop();
+    recording.assert_consecutive();
+    assert_eq!(recording.discontinuities(), 1);
+    assert_eq!(recording.target_durations.len(), 1);
+    assert!(recording.maps.len() >= 2 && !recording.ended);
+}
+
+#[test]
+fn one_process_has_an_archive() {
+    let server = Server::start(&[]);
+    let data = server.archived("show").ancestors().nth(3).expect("data directory").to_owned();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_steadycast"))
+        .args(["--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--health", "127.0.0.1:0"])
+        .arg("--data")
+        .arg(&data)
+        .arg("--runtime-dir")
+        .arg(data.join("other"))
+        .output()
+        .expect("it runs");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("in use by another steadycast") && said.contains("--data"), "{said}");
+}

@@ -17,6 +17,8 @@ pub const STALE_WHEN_ASKED: Duration = Duration::from_secs(3);
 pub const STALE: Duration = Duration::from_secs(15);
 /// How often silence and grace are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// How long the last playlist of an ended session may take to reach the archive before its tree is closed.
+const ARCHIVE_PATIENCE: Duration = Duration::from_secs(60);
 /// The timeline begins here, milliseconds, so that no composition offset makes a time negative.
 const TIMELINE_START_MS: i64 = 10_000;
 /// Least distance between the last sample of an epoch and the first of the next, milliseconds.
@@ -71,7 +73,14 @@ impl Actor for PublisherLock {
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(TICK, || Msg::Tick);
         let vital = args.vitals.register(format!("publisher_lock {}", args.stream.name));
-        Ok(State { stream: args.stream, notices: args.notices, holder: None, told_over: false, vital })
+        Ok(State {
+            stream: args.stream,
+            notices: args.notices,
+            holder: None,
+            told_over: false,
+            archive_until: None,
+            vital,
+        })
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -105,6 +114,7 @@ pub struct State {
     notices: DerivedActorRef<Notice>,
     holder: Option<(u64, ActorCell)>,
     told_over: bool,
+    archive_until: Option<Instant>,
     vital: Arc<Vital>,
 }
 
@@ -175,12 +185,20 @@ impl State {
             Publisher::Held { .. } => {}
             Publisher::Grace { until } if now >= until => self.end(),
             Publisher::Grace { .. } => {}
-            Publisher::Ended if !self.told_over && self.stream.window.snapshot().ended => {
+            Publisher::Ended if !self.told_over && self.is_over(now) => {
                 self.told_over = true;
                 self.notify(Notice::Over(self.stream.name.clone()));
             }
             Publisher::Ended => {}
         }
+    }
+
+    /// Whether nothing is left to do: the last playlist is published and archived, or storage had its time.
+    fn is_over(&mut self, now: Instant) -> bool {
+        let snapshot = self.stream.window.snapshot();
+        let patience = *self.archive_until.get_or_insert(now + ARCHIVE_PATIENCE);
+        let archived = !snapshot.has_playlist() || self.stream.ledger.documents() == Some(snapshot.version);
+        snapshot.ended && (archived || now >= patience)
     }
 
     /// Takes the stream from a holder that sends nothing.

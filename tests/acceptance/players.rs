@@ -4,17 +4,20 @@ use crate::harness::media::{CLIP, Clip, ffmpeg};
 use crate::harness::publisher::Publisher;
 use crate::harness::server::Server;
 use crate::harness::{run, wait_for};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 /// How long players are watched, seconds.
 const WATCH: u32 = 20;
 
-/// A server with a looping clip on `live/show`, whose first segments are there.
+/// A server with a long clip on `live/show`, whose first segments are there.
 fn show(options: &[&str]) -> (Server, Publisher) {
     let server = Server::start(options);
-    let publisher = Publisher::looping(Clip { fps: 25, gop: 25, ..CLIP }, &server.publish_url("show"));
+    let clip = Clip { seconds: 90, fps: 25, gop: 25, ..CLIP };
+    let publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
     wait_for("three segments", Duration::from_secs(20), || {
         (server.metric("steadycast_stream_segments_published_total", "live/show") >= 3.0).then_some(())
     });
@@ -91,14 +94,23 @@ fn ffprobe_and_ffmpeg_play_both_containers() {
 fn gstreamer_hlsdemux_plays_both_containers() {
     for (container, demux) in [("mpegts", "tsdemux"), ("cmaf", "qtdemux")] {
         let (server, _publisher) = show(&["--container", container]);
-        let mut gstreamer = Command::new("gst-launch-1.0");
-        // A hundred decoded frames, then end: four seconds of the show.
         let pipeline = format!(
-            "souphttpsrc location={} ! hlsdemux ! {demux} ! h264parse ! avdec_h264 ! identity eos-after=100 ! fakesink",
+            "souphttpsrc location={} ! hlsdemux ! {demux} ! h264parse ! avdec_h264 ! fakesink silent=false sync=false",
             server.play_url("show")
         );
-        gstreamer.arg("-q").args(pipeline.split(' '));
-        run(&mut gstreamer, Duration::from_secs(60));
+        let mut gstreamer = Command::new("gst-launch-1.0");
+        let mut player =
+            gstreamer.arg("-v").args(pipeline.split(' ')).stdout(Stdio::piped()).spawn().expect("GStreamer");
+        // hlsdemux never ends a live stream by itself: count a hundred decoded frames, then end it.
+        let lines = BufReader::new(player.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let (counted, frames) = sync_channel(1);
+        std::thread::spawn(move || {
+            counted.send(lines.filter(|line| line.contains("last-message = chain")).take(100).count())
+        });
+        let counted = frames.recv_timeout(Duration::from_secs(40));
+        player.kill().expect("running");
+        player.wait().expect("killed");
+        assert_eq!(counted, Ok(100), "{container}");
     }
 }
 
@@ -118,7 +130,7 @@ fn the_archive_alone_plays_from_a_static_web_server() {
         let port = static_server_port();
         let mut web = Command::new("python3");
         web.args(["-m", "http.server", "--bind", "127.0.0.1", &port.to_string()]).current_dir(copy.path().join("show"));
-        let _web = Publisher::with(web.stderr(std::process::Stdio::null()));
+        let _web = Publisher::with(web.stderr(Stdio::null()));
         let url = format!("http://127.0.0.1:{port}/index.m3u8");
         wait_for("the web server answers", Duration::from_secs(10), || ureq::get(&url).call().ok());
         let mut decode = ffmpeg();

@@ -1,6 +1,6 @@
 //! A viewer that sees everything: follows a playlist, keeps every segment, and checks what must always hold.
 
-use super::POLL;
+use super::{POLL, wait_for};
 use m3u8_rs::MediaPlaylist;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,8 @@ impl Viewer {
     }
 }
 
+/// How long a process may take to be restarted by a test.
+const RESTART: Duration = Duration::from_secs(10);
 /// How long a playlist may take to end.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -125,9 +127,7 @@ impl Recording {
     }
 
     fn fetch(&mut self, base: &str, sequence: u64, number: u64, segment: &m3u8_rs::MediaSegment, map: Option<String>) {
-        let whole = |uri: &str| {
-            try_get(&format!("{base}/{uri}")).unwrap_or_else(|| panic!("{uri} is listed and cannot be fetched"))
-        };
+        let whole = |uri: &str| fetch_listed(&format!("{base}/{uri}"));
         if let Some(map) = map.as_ref().filter(|map| !self.maps.contains_key(*map)) {
             self.maps.insert(map.clone(), whole(map));
         }
@@ -159,6 +159,15 @@ impl Recording {
         let numbers = || self.segments.values().map(|segment| segment.discontinuity_number);
         numbers().next_back().unwrap_or(0) - numbers().next().unwrap_or(0)
     }
+}
+
+/// The body of what a playlist names. While the process restarts nobody answers; an answer must be a 200.
+fn fetch_listed(url: &str) -> Vec<u8> {
+    wait_for(url, RESTART, || match ureq::get(url).call() {
+        Ok(mut response) => response.body_mut().with_config().limit(1 << 30).read_to_vec().ok(),
+        Err(ureq::Error::StatusCode(status)) => panic!("{url} is listed and answered with {status}"),
+        Err(_) => None,
+    })
 }
 
 /// The body of a 200; none for any other status or a refused connection.

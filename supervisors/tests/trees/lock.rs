@@ -1,0 +1,140 @@
+//! The publisher lock: one holder at a time, never a dead one.
+
+use crate::harness::{GRACE, Tree, ask, fake_session, wait_for};
+use actors::publisher_lock::{self, STALE, STALE_WHEN_ASKED};
+use actors::{Denial, Fault, session};
+use ractor::ActorRef;
+use storage::Publisher;
+use supervisors::streams;
+use tokio::time::{Duration, sleep};
+
+fn fail(session: &ActorRef<session::Msg>, fault: Fault) {
+    session.send_message(session::Msg::Fail(fault)).expect("it runs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_a_holder_ends_the_next_one_continues_its_session() {
+    let tree = Tree::start().await;
+    let endings: [fn(&ActorRef<session::Msg>); 4] = [
+        |session| session.stop(None),
+        |session| session.kill(),
+        |session| fail(session, Fault::Panic),
+        |session| fail(session, Fault::Error),
+    ];
+    let mut last = None;
+    for end in endings {
+        let show = tree.publish("show").await;
+        assert!(matches!(tree.ask("show").await.1, Err(Denial::Taken)));
+        if let Some((epoch, session)) = last {
+            assert_eq!((show.grant.epoch, &show.grant.stream.session), (epoch + 1, &session));
+        }
+        last = Some((show.grant.epoch, show.grant.stream.session.clone()));
+        end(&show.session);
+        wait_for("grace", || matches!(tree.stream("show").publisher(), Publisher::Grace { .. }).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_ask_at_once_one_is_granted() {
+    let tree = Tree::start().await;
+    let mut sessions = Vec::new();
+    for _ in 0..50 {
+        sessions.push(fake_session().await);
+    }
+    for (session, _) in &sessions {
+        tree.streams.send_message(streams::Msg::Ask(ask("show", session))).expect("alive");
+    }
+    let mut granted = 0;
+    for (_, answers) in &mut sessions {
+        granted += u32::from(answers.recv().await.expect("answered").is_ok());
+    }
+    assert_eq!(granted, 1);
+    // And it keeps what it was granted.
+    sleep(Duration::from_millis(600)).await;
+    assert!(matches!(tree.stream("show").publisher(), Publisher::Held { epoch: 1, .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_fails_forgets_neither_its_holder_nor_the_loss_of_one() {
+    let tree = Tree::start().await;
+    let show = tree.publish("show").await;
+    let lock = tree.child::<publisher_lock::Msg>().await;
+    lock.send_message(publisher_lock::Msg::Fail(Fault::Panic)).expect("it runs");
+    let lock = tree.successor::<publisher_lock::Msg>(&lock).await;
+    assert!(matches!(tree.ask("show").await.1, Err(Denial::Taken)));
+    // The holder ends in the very moment the lock does.
+    lock.kill();
+    show.session.kill();
+    wait_for("grace", || matches!(tree.stream("show").publisher(), Publisher::Grace { .. }).then_some(())).await;
+    assert_eq!(tree.publish("show").await.grant.epoch, show.grant.epoch + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ends_while_it_is_granted_the_stream_does_not_hold_it() {
+    let tree = Tree::start().await;
+    for n in 1..=50 {
+        let (session, _answers) = fake_session().await;
+        tree.streams.send_message(streams::Msg::Ask(ask("show", &session))).expect("alive");
+        session.kill();
+        wait_for("it is let go", || {
+            let stream = tree.environment.registry.get("live/show")?;
+            (stream.epoch() == n && matches!(stream.publisher(), Publisher::Grace { .. })).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(tree.publish("show").await.grant.epoch, 51);
+}
+
+/// Time passes for the trees, in small steps.
+async fn pass(time: Duration) {
+    const STEP: Duration = Duration::from_millis(50);
+    for _ in 0..time.as_millis() / STEP.as_millis() {
+        sleep(STEP).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_holder_loses_the_stream_to_one_that_asks_and_a_live_one_does_not() {
+    let tree = Tree::start().await;
+    let mut show = tree.publish("show").await;
+    pass(STALE_WHEN_ASKED - Duration::from_millis(500)).await;
+    assert!(matches!(tree.ask("show").await.1, Err(Denial::Taken)));
+    show.send(10);
+    pass(STALE_WHEN_ASKED - Duration::from_millis(500)).await;
+    assert!(matches!(tree.ask("show").await.1, Err(Denial::Taken)));
+    pass(Duration::from_secs(1)).await;
+    let next = tree.publish("show").await;
+    assert_eq!(next.grant.epoch, show.grant.epoch + 1);
+    wait_for("the old holder ends", || (show.session.get_status() == ractor::ActorStatus::Stopped).then_some(())).await;
+    // Whatever it still sends is not heard.
+    let late = show.grant.stream.log.append(show.grant.epoch, [], tokio::time::Instant::now());
+    assert!(late.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_ends_a_publication_even_if_nobody_asks() {
+    let tree = Tree::start().await;
+    let _show = tree.publish("show").await;
+    pass(STALE - Duration::from_secs(1)).await;
+    assert!(matches!(tree.stream("show").publisher(), Publisher::Held { .. }));
+    pass(Duration::from_secs(2)).await;
+    assert!(matches!(tree.stream("show").publisher(), Publisher::Grace { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_when_grace_does_and_not_before_and_a_new_one_may_follow() {
+    let tree = Tree::start().await;
+    let mut show = tree.publish("show").await;
+    show.send(400);
+    wait_for("segments", || tree.stream("show").window.snapshot().has_playlist().then_some(())).await;
+    show.session.stop(None);
+    pass(GRACE - Duration::from_secs(1)).await;
+    assert!(!tree.stream("show").window.snapshot().ended);
+    pass(Duration::from_secs(2)).await;
+    let ended = tree.stream("show").window.snapshot();
+    assert!(ended.ended && tree.stream("show").publisher() == Publisher::Ended);
+    let next = tree.publish("show").await;
+    assert_ne!(next.grant.stream.session.id, show.grant.stream.session.id);
+    let fresh = next.grant.stream.window.snapshot();
+    assert_eq!((fresh.next_sequence, fresh.has_playlist(), fresh.ended), (ended.next_sequence, false, false));
+}

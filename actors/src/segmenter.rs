@@ -160,3 +160,72 @@ impl State {
         self.stream.log.release(self.position);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use media::{AacConfig, Container, Entry, Sample, TrackKind, packager::Settings};
+    use storage::live::{LiveSettings, Session};
+    use storage::snapshot::Numbers;
+    use storage::{Snapshot, StreamName};
+    use tempfile::TempDir;
+
+    /// A stream with fifteen seconds of audio in its log, and what a segmenter of it needs.
+    fn args() -> (TempDir, Args) {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let packaging = Settings { container: Container::Cmaf, target_duration: 2 };
+        let settings = LiveSettings { packaging, window: 6, grace: Duration::ZERO };
+        let name = StreamName::new("live", "show").expect("valid name");
+        let snapshot = Snapshot::starting_at(Numbers { media_sequence: 7, discontinuity_sequence: 7 });
+        let stream = LiveStream::new(name, settings, Session::beginning_at(0), snapshot, 0);
+        let now = Instant::now();
+        stream.log.open_epoch(1, 0, now);
+        let config = AacConfig::parse(Bytes::from_static(&[0x11, 0x90])).expect("valid");
+        let sample = |n: i64| Sample {
+            kind: TrackKind::Audio,
+            dts: 900_000 + n * 1920,
+            composition: 0,
+            random_access: true,
+            data: Bytes::from(format!("<{n}>")),
+        };
+        stream.log.append(1, [Entry::Audio(Arc::new(config))], now).expect("current epoch");
+        stream.log.append(1, (0..700).map(|n| Entry::Sample(sample(n))), now).expect("current epoch");
+        stream.log.close_epoch(1);
+        let records = Records::open(directory.path()).expect("directory");
+        (directory, Args { stream, records, vitals: Arc::default() })
+    }
+
+    fn published(args: &Args) -> String {
+        let snapshot = args.stream.window.snapshot();
+        let segments = snapshot.expired.iter().map(|expired| &expired.segment).chain(&snapshot.listed);
+        segments.map(|segment| String::from_utf8_lossy(&segment.file.bytes).into_owned()).collect()
+    }
+
+    /// A segmenter dies at `position`; its successor starts.
+    fn dies_at(args: &Args, position: u64) -> State {
+        args.stream.trial.begin(position);
+        State::resuming(args.clone())
+    }
+
+    #[test]
+    fn a_position_that_fails_twice_is_skipped_and_the_rest_is_published_once() {
+        for deaths in [1, 2, 3] {
+            let (_directory, args) = args();
+            let poison = 2 + 350;
+            let mut segmenter = dies_at(&args, poison);
+            for _ in 1..deaths {
+                segmenter = dies_at(&args, poison);
+            }
+            while segmenter.pump(Instant::now()) {}
+            let (text, skipped) = (published(&args), deaths >= 2);
+            assert_eq!(text.contains("<350>"), !skipped, "{deaths} deaths");
+            for n in [0, 1, 340, 360, 698, 699] {
+                let expected = if deaths == 3 && n == 340 { 0 } else { 1 };
+                assert_eq!(text.matches(&format!("<{n}>")).count(), expected, "sample {n} after {deaths} deaths");
+            }
+            let listed = &args.stream.window.snapshot().listed;
+            assert_eq!(listed.iter().any(|segment| segment.listed.discontinuity), skipped);
+        }
+    }
+}

@@ -1,6 +1,12 @@
 //! Commands of a peer (RTMP 1.0 section 7.2), parsed from AMF0.
 
 use crate::amf0::{self, Amf0Error, Value};
+use crate::writer::{info, text};
+use rml_rtmp::rml_amf0::Amf0Value;
+use std::collections::HashMap;
+
+/// Codecs we package, by FourCC, as announced to Enhanced RTMP peers.
+const PACKAGED_FOUR_CC: [&str; 2] = ["avc1", "mp4a"];
 
 /// A command message: name, transaction id, command object and the arguments after it.
 #[derive(Debug)]
@@ -65,6 +71,31 @@ impl Connect {
             four_cc_list,
             object_encoding: object.get("objectEncoding").and_then(Value::as_number).unwrap_or(0.0),
         }
+    }
+
+    /// Properties and information object of the `_result`.
+    pub fn answer(&self) -> (Amf0Value, Amf0Value) {
+        let mut properties = HashMap::from([
+            ("fmsVer".to_owned(), text("FMS/3,0,1,123")),
+            ("capabilities".to_owned(), Amf0Value::Number(31.0)),
+        ]);
+        if let Some(codecs) = self.common_codecs() {
+            properties.insert("fourCcList".to_owned(), codecs);
+        }
+        if self.caps_ex.is_some() {
+            // We take part in none of the optional Enhanced RTMP capabilities.
+            properties.insert("capsEx".to_owned(), Amf0Value::Number(0.0));
+        }
+        let encoding = ("objectEncoding", Amf0Value::Number(self.object_encoding));
+        let granted = info("status", "NetConnection.Connect.Success", "connected", [encoding]);
+        (Amf0Value::Object(properties), granted)
+    }
+
+    /// The codecs both sides know, if the peer speaks of codecs at all (Enhanced RTMP, connect).
+    fn common_codecs(&self) -> Option<Amf0Value> {
+        let offered = |codec: &&&str| self.four_cc_list.iter().any(|offer| offer == **codec || offer == "*");
+        let common = PACKAGED_FOUR_CC.iter().filter(offered).map(|codec| text(codec)).collect();
+        (!self.four_cc_list.is_empty()).then_some(Amf0Value::StrictArray(common))
     }
 }
 

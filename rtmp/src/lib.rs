@@ -3,6 +3,7 @@
 //! Handshake, chunk serializer and message types are `rml_rtmp`'s. Whatever reads bytes of
 //! strangers is ours, because a peer's mistake may end that peer's connection and nothing else.
 
+mod aggregate;
 pub mod amf0;
 pub mod chunk;
 mod command;

@@ -4,22 +4,20 @@
 //! [`ServerSession::take_output`] gives. The answer to `publish` is the caller's and may come later:
 //! until then nothing more is read, so that a peer cannot fill memory while it waits.
 
+use crate::aggregate;
 use crate::amf0::{self, Amf0Error, Value};
 use crate::chunk::{ChunkError, ChunkReader, Message};
 use crate::command::{Command, Connect, split_query};
-use crate::writer::{Writer, info, text};
+use crate::writer::{Writer, info};
 use bytes::Bytes;
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
 use rml_rtmp::rml_amf0::Amf0Value;
-use std::collections::HashMap;
 use thiserror::Error;
 
 /// Acknowledgement window until the peer names its own, bytes.
 const DEFAULT_WINDOW: u32 = 2_500_000;
 /// Message streams one connection may create. Encoders create one.
 const MAX_MESSAGE_STREAMS: u32 = 8;
-/// Codecs we package, by FourCC, as announced to Enhanced RTMP peers.
-const PACKAGED_FOUR_CC: [&str; 2] = ["avc1", "mp4a"];
 /// Characters of a peer's text that we quote back.
 const MAX_QUOTED: usize = 200;
 
@@ -134,6 +132,11 @@ impl Default for ServerSession {
 }
 
 impl ServerSession {
+    /// A session whose peer has shaken hands already: for tests and fuzzing, where that is beside the point.
+    pub fn after_handshake() -> Self {
+        Self { handshake: None, ..Self::default() }
+    }
+
     /// Reads `input`, appending events; the number of bytes used.
     ///
     /// Bytes that were not used must come first in the next call. While a `publish` waits for its
@@ -273,26 +276,12 @@ impl ServerSession {
         Ok(())
     }
 
-    /// Splits an aggregate message into FLV tags (RTMP 1.0 section 7.1.6); timestamps follow its own.
     fn aggregate(&mut self, message: &Message, events: &mut Vec<Event>) -> Result<(), SessionError> {
-        let payload = &message.payload;
-        let (mut at, mut first) = (0, None);
-        while at < payload.len() {
-            let header = payload.get(at..at + 11).ok_or(SessionError::Aggregate)?;
-            let length = u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
-            let timestamp = u32::from_be_bytes([header[7], header[4], header[5], header[6]]);
-            let body = at + 11..at + 11 + length;
-            if body.end > payload.len() {
-                return Err(SessionError::Aggregate);
-            }
-            let offset = timestamp.wrapping_sub(*first.get_or_insert(timestamp));
-            let timestamp = message.timestamp.wrapping_add(offset);
-            // The back pointer after the last tag may be missing.
-            at = body.end + 4;
-            match header[0] & 0x1F {
-                8 => self.media(timestamp, payload.slice(body), false, events)?,
-                9 => self.media(timestamp, payload.slice(body), true, events)?,
-                18 => self.data(&payload[body], events)?,
+        for part in aggregate::split(message).ok_or(SessionError::Aggregate)? {
+            match part.type_id {
+                8 => self.media(part.timestamp, part.payload, false, events)?,
+                9 => self.media(part.timestamp, part.payload, true, events)?,
+                18 => self.data(&part.payload, events)?,
                 _ => {}
             }
         }
@@ -327,28 +316,8 @@ impl ServerSession {
             self.phase = Phase::Connected;
             self.writer.announce(DEFAULT_WINDOW);
         }
-        let mut properties = HashMap::from([
-            ("fmsVer".to_owned(), text("FMS/3,0,1,123")),
-            ("capabilities".to_owned(), Amf0Value::Number(31.0)),
-        ]);
-        if let Some(codecs) = self.common_codecs() {
-            properties.insert("fourCcList".to_owned(), codecs);
-        }
-        if self.connect.caps_ex.is_some() {
-            // We take part in none of the optional Enhanced RTMP capabilities.
-            properties.insert("capsEx".to_owned(), Amf0Value::Number(0.0));
-        }
-        let encoding = ("objectEncoding", Amf0Value::Number(self.connect.object_encoding));
-        let granted = info("status", "NetConnection.Connect.Success", "connected", [encoding]);
-        self.writer.answer("_result", command.transaction, Amf0Value::Object(properties), vec![granted]);
-    }
-
-    /// The codecs both sides know, if the peer speaks of codecs at all (Enhanced RTMP, connect).
-    fn common_codecs(&self) -> Option<Amf0Value> {
-        let offered = &self.connect.four_cc_list;
-        let common =
-            PACKAGED_FOUR_CC.iter().filter(|codec| offered.iter().any(|offer| offer == *codec || offer == "*"));
-        (!offered.is_empty()).then(|| Amf0Value::StrictArray(common.map(|codec| text(codec)).collect()))
+        let (properties, granted) = self.connect.answer();
+        self.writer.answer("_result", command.transaction, properties, vec![granted]);
     }
 
     fn create_stream(&mut self, command: &Command) -> Result<(), SessionError> {

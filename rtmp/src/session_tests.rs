@@ -1,4 +1,5 @@
 use super::*;
+use crate::writer::text;
 use proptest::prelude::*;
 use rml_rtmp::chunk_io::ChunkSerializer;
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
@@ -17,7 +18,7 @@ struct Peer {
 
 impl Peer {
     fn new() -> Self {
-        Self { session: shaken_session(), serializer: ChunkSerializer::new() }
+        Self { session: ServerSession::after_handshake(), serializer: ChunkSerializer::new() }
     }
 
     fn connected() -> Self {

@@ -196,7 +196,6 @@ fn sync_in_groups(archive: &dyn Archive, requests: &Receiver<Synced>) {
 mod tests {
     use super::*;
     use crate::archive::LocalDirectory;
-    use std::sync::mpsc::channel;
 
     fn disk() -> (tempfile::TempDir, Arc<Disk>) {
         let directory = tempfile::tempdir().expect("temporary directory");
@@ -208,9 +207,9 @@ mod tests {
     #[test]
     fn hung_threads_are_replaced_and_the_rest_goes_on() {
         let (_directory, disk) = disk();
-        let (release, gate) = channel::<()>();
+        let (release, gate) = sync_channel::<()>(1);
         let gate = Arc::new(Mutex::new(gate));
-        let (started, starts) = channel();
+        let (started, starts) = sync_channel(64);
         for _ in 0..THREADS {
             let (gate, started) = (gate.clone(), started.clone());
             disk.submit(move |_| {
@@ -224,7 +223,7 @@ mod tests {
         }
         let later = Instant::now() + HUNG_AFTER + Duration::from_secs(1);
         assert_eq!(disk.check(later).hung, THREADS);
-        let (done, finished) = channel();
+        let (done, finished) = sync_channel(64);
         disk.submit(move |archive| done.send(archive.probe().is_ok()).expect("test waits")).expect("room");
         assert_eq!(finished.recv_timeout(Duration::from_secs(10)), Ok(true));
         drop(release);
@@ -236,7 +235,7 @@ mod tests {
         for _ in 0..THREADS * 2 {
             disk.submit(|_| panic!("a bug in a job")).expect("room");
         }
-        let (done, finished) = channel();
+        let (done, finished) = sync_channel(64);
         disk.submit(move |_| done.send(()).expect("test waits")).expect("room");
         assert_eq!(finished.recv_timeout(Duration::from_secs(10)), Ok(()));
     }
@@ -244,7 +243,7 @@ mod tests {
     #[test]
     fn syncs_are_grouped() {
         let (_directory, disk) = disk();
-        let (done, finished) = channel();
+        let (done, finished) = sync_channel(64);
         for _ in 0..50 {
             let done = done.clone();
             disk.sync(move |result| done.send(result.is_ok()).expect("test waits")).expect("room");

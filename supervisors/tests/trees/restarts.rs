@@ -9,8 +9,11 @@ use std::time::Duration;
 use supervisors::children::{Children, Learned, Respawn};
 use supervisors::{ChildSpec, Intensity, Restart};
 
+/// Something that ends an actor.
+type Blow = Box<dyn Fn(&ActorCell)>;
+
 /// Every way an actor ends that is not its own wish.
-fn blows<M: Message>(fail: fn(Fault) -> M) -> [Box<dyn Fn(&ActorCell)>; 3] {
+fn blows<M: Message>(fail: fn(Fault) -> M) -> [Blow; 3] {
     let send = move |fault| move |cell: &ActorCell| cell.send_message(fail(fault)).expect("it runs");
     [Box::new(send(Fault::Panic)), Box::new(send(Fault::Error)), Box::new(ActorCell::kill)]
 }

@@ -76,10 +76,10 @@ fn follow(playlist_url: &str, stop: &AtomicBool) -> Recording {
         if let Some(text) = try_get(playlist_url) {
             let before = recording.segments.len();
             recording.look(base, &text);
-            if recording.segments.len() > before {
-                if let Some(last) = last_new.replace(Instant::now()) {
-                    recording.longest_wait = recording.longest_wait.max(last.elapsed());
-                }
+            if recording.segments.len() > before
+                && let Some(last) = last_new.replace(Instant::now())
+            {
+                recording.longest_wait = recording.longest_wait.max(last.elapsed());
             }
         }
         std::thread::sleep(POLL);

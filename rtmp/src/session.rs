@@ -17,7 +17,7 @@ use thiserror::Error;
 /// Acknowledgement window until the peer names its own, bytes.
 const DEFAULT_WINDOW: u32 = 2_500_000;
 /// Message streams one connection may create. Encoders create one.
-const MAX_MESSAGE_STREAMS: u32 = 8;
+pub const MAX_MESSAGE_STREAMS: u32 = 8;
 /// Characters of a peer's text that we quote back.
 const MAX_QUOTED: usize = 200;
 

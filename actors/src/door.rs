@@ -2,10 +2,10 @@
 
 use crate::session;
 use ractor::ActorRef;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use storage::{LiveStream, StreamName};
 use thiserror::Error;
+use tokio::time::Instant;
 
 /// A session asks to publish. It has been authorized.
 #[derive(Debug, Clone)]
@@ -14,8 +14,8 @@ pub struct Ask {
     pub stream: StreamName,
     /// Who asks; answered with [`session::Msg::Answer`].
     pub session: ActorRef<session::Msg>,
-    /// Where it comes from.
-    pub peer: SocketAddr,
+    /// Until when it waits for an answer.
+    pub deadline: Instant,
 }
 
 /// The stream is the session's.

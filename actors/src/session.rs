@@ -249,7 +249,7 @@ impl State {
             return self.refuse(Refusal::Denied, "denied", &reason);
         }
         self.phase = Phase::Asking;
-        let ask = Ask { stream: name, session: myself.clone(), peer: self.peer };
+        let ask = Ask { stream: name, session: myself.clone(), deadline: Instant::now() + ANSWER_DEADLINE };
         if self.door.send_message(ask).is_err() {
             return self.refuse(Refusal::BadName, Denial::NotOpened.label(), &Denial::NotOpened.to_string());
         }

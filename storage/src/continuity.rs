@@ -4,7 +4,7 @@
 
 use crate::live::{LiveStream, Session};
 use crate::name::StreamName;
-use crate::snapshot::{File, Numbers, Published, Snapshot, hex};
+use crate::snapshot::{Adopted, File, Numbers, Published, Snapshot, hex};
 use bytes::Bytes;
 use media::hls::ListedSegment;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub struct Record {
     pub discontinuity_sequence: u64,
     target_duration: u32,
     independent: bool,
+    /// The Multivariant Playlist, so that new viewers find the stream before its encoder is back.
+    multivariant: String,
     /// The playlist has ended; nothing is to be adopted but the numbers.
     pub ended: bool,
     segments: Vec<SegmentRecord>,
@@ -93,6 +95,7 @@ impl Record {
             discontinuity_sequence: snapshot.discontinuity_sequence,
             target_duration: snapshot.target_duration,
             independent: snapshot.independent,
+            multivariant: String::from_utf8_lossy(&snapshot.multivariant.bytes).into_owned(),
             ended: snapshot.ended,
             segments: segments.collect(),
         }
@@ -128,15 +131,14 @@ impl Record {
             let file = if record.gap || !playable { None } else { record.file.restore(read) };
             Arc::new(record.published(file, map))
         });
-        let listed = listed.collect();
-        Snapshot::adopted(
-            self.next_sequence,
-            self.discontinuity_sequence,
-            self.target_duration,
-            self.independent,
-            self.ended,
-            listed,
-        )
+        Snapshot::adopted(Adopted {
+            listed: listed.collect(),
+            next_sequence: self.next_sequence,
+            discontinuity_sequence: self.discontinuity_sequence,
+            target_duration: self.target_duration,
+            independent: self.independent,
+            multivariant: self.multivariant.clone(),
+        })
     }
 }
 
@@ -179,6 +181,12 @@ impl Records {
             let _ = fs::remove_file(&path);
         }
         written
+    }
+
+    /// Forgets a stream whose window is gone: the clock's numbers are ahead of it by now.
+    pub fn remove(&self, stream: &StreamName) {
+        // A record that stays is only of no use.
+        let _ = fs::remove_file(self.path(stream));
     }
 
     /// The record of one stream, if there is a whole one.
@@ -231,6 +239,8 @@ mod tests {
             snapshot.files().into_iter().map(|(name, file)| (name.to_owned(), file.bytes.clone())).collect();
         let whole = record.adopt(&mut |name| files.get(name).cloned());
         assert_eq!(whole.media_playlist.bytes, snapshot.media_playlist.bytes);
+        assert_eq!(whole.multivariant.bytes, snapshot.multivariant.bytes);
+        assert!(!whole.multivariant.bytes.is_empty());
         assert_eq!(
             (whole.next_sequence, whole.discontinuity_sequence),
             (snapshot.next_sequence, snapshot.discontinuity_sequence)

@@ -130,6 +130,23 @@ pub struct Snapshot {
     pub(crate) independent: bool,
 }
 
+/// What is known of a window that another process published.
+#[derive(Debug)]
+pub struct Adopted {
+    /// Its segments; those whose bytes are lost are gaps.
+    pub listed: Vec<Arc<Published>>,
+    /// Number of the next segment.
+    pub next_sequence: u64,
+    /// EXT-X-DISCONTINUITY-SEQUENCE.
+    pub discontinuity_sequence: u64,
+    /// Seconds.
+    pub target_duration: u32,
+    /// EXT-X-INDEPENDENT-SEGMENTS.
+    pub independent: bool,
+    /// Text of the Multivariant Playlist.
+    pub multivariant: String,
+}
+
 /// Numbers a window starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Numbers {
@@ -150,22 +167,18 @@ impl Snapshot {
     }
 
     /// A window as a record describes it; its next segment follows a discontinuity.
-    pub fn adopted(
-        next_sequence: u64,
-        discontinuity_sequence: u64,
-        target_duration: u32,
-        independent: bool,
-        ended: bool,
-        listed: Vec<Arc<Published>>,
-    ) -> Self {
+    pub fn adopted(adopted: Adopted) -> Self {
+        let Adopted { listed, next_sequence, discontinuity_sequence, target_duration, independent, multivariant } =
+            adopted;
+        let multivariant = Document::new(multivariant);
         let mut snapshot = Self {
             version: 1,
             listed,
             next_sequence,
             discontinuity_sequence,
             target_duration,
-            ended,
             independent,
+            multivariant,
             ..Self::default()
         };
         snapshot.render();

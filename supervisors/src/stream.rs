@@ -5,12 +5,13 @@ use crate::spec::{ChildSpec, Restart};
 use crate::strategy::Intensity;
 use crate::tree::{Blow, Environment, strike};
 use actors::publisher_lock::{Notice, PublisherLock};
-use actors::{Ask, archiver, publisher_lock, segmenter, watcher};
+use actors::{Ask, Denial, archiver, publisher_lock, segmenter, watcher};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use std::sync::Arc;
 use std::time::Duration;
 use storage::LiveStream;
 use thiserror::Error;
+use tokio::time::Instant;
 
 /// Ten restarts of one child in a minute: more is a fault that restarting the child does not mend.
 const INTENSITY: Intensity = Intensity { restarts: 10, period: Duration::from_secs(60) };
@@ -151,7 +152,8 @@ impl State {
     fn ask(&self, myself: &ActorRef<Msg>, ask: Ask) {
         match self.children.get("publisher_lock") {
             Some(lock) => drop(lock.send_message(publisher_lock::Msg::Claim(ask))),
-            None => drop(myself.send_after(ASK_AGAIN, || Msg::Ask(ask))),
+            None if Instant::now() < ask.deadline => drop(myself.send_after(ASK_AGAIN, || Msg::Ask(ask))),
+            None => ask.answer(Err(Denial::NotOpened)),
         }
     }
 

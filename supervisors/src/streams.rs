@@ -19,6 +19,8 @@ use tokio::time::{Duration, Instant};
 const INTENSITY: Intensity = Intensity { restarts: 1000, period: Duration::from_secs(60) };
 /// How long the last playlist and segments of a session stay fetchable after its end.
 const RETIRE_AFTER: Duration = Duration::from_secs(60);
+/// When a request comes while a tree is rebuilt, it is tried again after this.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// How long a dead tree's state may take to be dropped before its successor starts anyway.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -122,6 +124,8 @@ impl State {
         }
         match self.trees.get(&ask.stream).and_then(|tree| tree.running.as_ref()) {
             Some((tree, _)) => drop(tree.send_message(stream::Msg::Ask(ask))),
+            // Its tree is being rebuilt: the encoder is held until then, not sent away.
+            None if Instant::now() < ask.deadline => drop(myself.send_after(ASK_AGAIN, || Msg::Ask(ask))),
             None => ask.answer(Err(Denial::NotOpened)),
         }
     }
@@ -213,8 +217,12 @@ impl State {
         }
     }
 
+    /// The window of an ended session goes, and what is remembered of the name with it.
     fn retire(&self, stream: &Arc<LiveStream>) {
         self.environment.registry.remove(stream);
+        if self.environment.registry.get(&stream.name.to_string()).is_none() {
+            self.environment.records.remove(&stream.name);
+        }
     }
 
     fn tell(&self, name: &StreamName, msg: stream::Msg) {

@@ -25,6 +25,8 @@ fn after_kill_9_the_same_session_goes_on_with_rising_numbers_and_no_name_is_reus
     let adopted = try_get(&server.url("/live/show/0.m3u8")).expect("adopted playlist");
     assert!(!String::from_utf8_lossy(&adopted).contains("ENDLIST"));
     assert_eq!(server.logged("session adopted").len(), 1);
+    let multivariant = try_get(&server.play_url("show")).expect("multivariant playlist");
+    assert!(String::from_utf8_lossy(&multivariant).contains("CODECS="), "new viewers find the stream at once");
     let _publisher = Publisher::looping(clip, &server.publish_url("show"));
     wait_for("new segments", Duration::from_secs(30), || {
         (server.metric("steadycast_stream_segments_published_total", "live/show") >= 3.0).then_some(())

@@ -94,7 +94,7 @@ pub fn environment(directory: &TempDir) -> Environment {
 
 pub fn ask(name: &str, session: &ActorRef<session::Msg>) -> Ask {
     let stream = StreamName::new("live", name).expect("valid name");
-    Ask { stream, session: session.clone(), peer: ([127, 0, 0, 1], 1).into() }
+    Ask { stream, session: session.clone(), deadline: Instant::now() + Duration::from_secs(5) }
 }
 
 /// Takes a session's messages and does nothing but fail when told to.

@@ -102,7 +102,7 @@ async fn a_tree_that_is_given_up_is_rebuilt_around_the_same_stream_and_no_other_
     })
     .await;
     // The encoder comes back: same session, same numbers.
-    let mut again = wait_for_publish(&tree, "show").await;
+    let mut again = tree.publish("show").await;
     assert!(Arc::ptr_eq(&again.grant.stream, &stream) && again.grant.epoch > show.grant.epoch);
     again.send(400);
     wait_for("segments again", || (stream.window.snapshot().next_sequence > before + 1).then_some(())).await;
@@ -110,17 +110,6 @@ async fn a_tree_that_is_given_up_is_rebuilt_around_the_same_stream_and_no_other_
     assert_eq!(discontinuities, 1);
     assert_eq!(other_supervisor.get_children().iter().map(ActorCell::get_id).collect::<Vec<_>>(), others);
     other.send(10);
-}
-
-/// Asks until the tree is back: an encoder that reconnects does the same.
-async fn wait_for_publish(tree: &Tree, name: &str) -> Show {
-    for _ in 0..200 {
-        if let (session, Ok(grant)) = tree.ask(name).await {
-            return Show::new(session, grant);
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the tree is not rebuilt within 4 s");
 }
 
 /// Does not start the first `failures` times.

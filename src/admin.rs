@@ -31,7 +31,11 @@ pub fn monitoring(exporter: Exporter, health: Health) -> Router {
 }
 
 async fn metrics(State(exporter): State<Exporter>) -> Response {
-    ([(CONTENT_TYPE, PROMETHEUS)], exporter.render()).into_response()
+    // Thousands of series take milliseconds: not on a thread that serves viewers.
+    match tokio::task::spawn_blocking(move || exporter.render()).await {
+        Ok(text) => ([(CONTENT_TYPE, PROMETHEUS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 async fn healthz(State(health): State<Health>) -> Response {
@@ -86,7 +90,7 @@ fn state_of(stream: &LiveStream) -> StreamState {
         codecs: tracks.map(|tracks| tracks.codecs()),
         width: video.map(|config| config.width),
         height: video.map(|config| config.height),
-        media_sequence: snapshot.next_sequence,
+        media_sequence: snapshot.listed.first().map_or(snapshot.next_sequence, |first| first.sequence),
         target_duration: snapshot.target_duration,
         bandwidth: snapshot.bandwidth(),
         playlist: format!("/{}/index.m3u8", stream.name),

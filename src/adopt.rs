@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
 use storage::continuity::{Record, Records};
 use storage::disk::Disk;
-use storage::live::{LiveSettings, Publisher};
+use storage::live::{LiveSettings, Publisher, clock_numbers};
 use storage::{LiveStream, Registry};
 use supervisors::events;
 
@@ -16,9 +16,18 @@ const READ_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Puts every session that had not ended into the registry, waiting for its publisher.
 pub fn adopt(records: &Records, disk: &Disk, registry: &Registry, settings: LiveSettings) -> io::Result<()> {
+    let (ended, live): (Vec<_>, Vec<_>) = records.all()?.into_iter().partition(|record| record.ended);
+    let clock = clock_numbers(SystemTime::now());
+    for record in ended.iter().filter(|record| record.next_sequence < clock.media_sequence) {
+        // Nobody is shown its window any more, and the clock's numbers are ahead of it.
+        records.remove(&record.stream);
+    }
     let deadline = Instant::now() + READ_DEADLINE;
-    for record in records.all()?.into_iter().filter(|record| !record.ended) {
-        let mut files = read_files(&record, disk, deadline);
+    // All are asked for before any is waited for: the disk's threads share the work and the deadline.
+    let reads: Vec<_> = live.into_iter().map(|record| (read_files(&record, disk), record)).collect();
+    for (read, record) in reads {
+        let wait = deadline.saturating_duration_since(Instant::now());
+        let mut files = read.and_then(|files| files.recv_timeout(wait).ok()).unwrap_or_default();
         let snapshot = record.adopt(&mut |name| files.remove(name));
         let (segments, gaps) =
             (snapshot.listed.len(), snapshot.listed.iter().filter(|segment| segment.listed.gap).count());
@@ -32,16 +41,18 @@ pub fn adopt(records: &Records, disk: &Disk, registry: &Registry, settings: Live
     Ok(())
 }
 
-/// What the archive holds of a record's files, read on a disk thread.
-fn read_files(record: &Record, disk: &Disk, deadline: Instant) -> HashMap<String, bytes::Bytes> {
+/// Files by name, once they are read.
+type Files = Receiver<HashMap<String, bytes::Bytes>>;
+
+/// Has what the archive holds of a record's files read on a disk thread; none if that is too busy.
+fn read_files(record: &Record, disk: &Disk) -> Option<Files> {
     let (found, files) = sync_channel(1);
     let (stream, names) = (record.stream.clone(), record.file_names());
     let submitted = disk.submit(move |archive| {
         let read = names.into_iter().filter_map(|name| archive.read(&stream, &name).ok().map(|bytes| (name, bytes)));
         let _ = found.send(read.collect());
     });
-    let wait = deadline.saturating_duration_since(Instant::now());
-    if submitted.is_err() { HashMap::new() } else { files.recv_timeout(wait).unwrap_or_default() }
+    submitted.ok().map(|()| files)
 }
 
 /// The highest number in the archive, which numbers from the clock must exceed; none if it does not answer.

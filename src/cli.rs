@@ -64,7 +64,7 @@ pub struct Overrides {
     /// Target duration of segments, 2 to 10 [default: 2].
     #[arg(long, global = true, value_name = "SECONDS", env = "STEADYCAST_TARGET_DURATION")]
     target_duration: Option<String>,
-    /// Segments in the live playlist, 3 to 1000 [default: 6].
+    /// Segments in the live playlist, 3 to 1000; short ones stay until three target durations are listed [default: 6].
     #[arg(long, global = true, value_name = "SEGMENTS", env = "STEADYCAST_WINDOW")]
     window: Option<String>,
     /// Container of segments: cmaf or mpegts [default: cmaf].
@@ -79,7 +79,8 @@ pub struct Overrides {
     /// Log format: auto, human or json [default: auto].
     #[arg(long, global = true, value_name = "FORMAT", env = "STEADYCAST_LOG")]
     log: Option<String>,
-    /// Stream key: application/name=KEY, or application/*=KEY for all its streams; may be repeated.
+    /// Stream key: application/name=KEY, or application/*=KEY for all its streams. Repeat it or separate several by
+    /// commas; added to those of the file.
     #[arg(long, global = true, value_name = "STREAM=KEY", env = "STEADYCAST_KEY", value_delimiter = ',')]
     key: Vec<String>,
     /// Offer fault injection on the health address. Never on a server that matters.

@@ -99,6 +99,21 @@ impl Config {
         LiveSettings { packaging, window: self.window, grace: self.grace }
     }
 
+    /// What is wrong only together.
+    fn check_together(&self, problems: &mut Vec<Problem>) {
+        let addresses = [("rtmp", self.rtmp), ("http", self.http), ("health", self.health)];
+        for (n, (field, address)) in addresses.iter().enumerate() {
+            let taken = addresses[..n].iter().find(|(_, other)| other == address && address.port() != 0);
+            let mistake =
+                taken.map(|(other, _)| Err(format!("{address} is the address of {other}, too; each needs its own")));
+            note(problems, (*field).to_owned(), mistake.unwrap_or(Ok(())));
+        }
+        if self.data == self.runtime_dir {
+            let mistake = "is the archive's directory, too; each needs its own".to_owned();
+            note(problems, "runtime-dir".to_owned(), Err(mistake));
+        }
+    }
+
     /// Sets one field from text; what is wrong with it otherwise.
     fn set(&mut self, field: &str, value: &str) -> Result<(), String> {
         match field {
@@ -122,7 +137,9 @@ impl Config {
             }
             "chaos" => self.chaos = one_of(value, &[("true", true), ("false", false)])?,
             "key" => {
-                let (stream, key) = value.split_once('=').ok_or("is to be application/name=KEY")?;
+                let (stream, key) = value
+                    .split_once('=')
+                    .ok_or("is to be application/name=KEY (commas separate several, so a key holds none)")?;
                 self.set_key(stream, key)?;
             }
             _ => return Err("there is no such field; see `steadycast --help`".to_owned()),
@@ -150,8 +167,11 @@ pub fn load(file: Option<&Path>, overrides: &[(&'static str, String)]) -> Result
         read_file(path, &mut config, &mut problems);
     }
     for (field, value) in overrides {
-        note(&mut problems, format!("--{field} {}", shown(field, value)), config.set(field, value));
+        let variable = field.to_uppercase().replace('-', "_");
+        let given = format!("--{field} (STEADYCAST_{variable}) {}", shown(field, value));
+        note(&mut problems, given, config.set(field, value));
     }
+    config.check_together(&mut problems);
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
@@ -240,7 +260,10 @@ fn default_runtime_dir() -> PathBuf {
 fn address(value: &str) -> Result<SocketAddr, String> {
     // ":8080" is what many servers take.
     let whole = if value.starts_with(':') { format!("0.0.0.0{value}") } else { value.to_owned() };
-    whole.parse().map_err(|_| "is to be an address and a port, such as 0.0.0.0:1935 or [::]:1935".to_owned())
+    whole.parse().map_err(|_| {
+        "is to be an IP address and a port, such as 0.0.0.0:1935 or [::]:1935; :1935 means every IPv4 address"
+            .to_owned()
+    })
 }
 
 fn directory(value: &str) -> Result<PathBuf, String> {
@@ -289,6 +312,13 @@ mod tests {
             load_text("grace = 7\nwindow = 9\n[keys]\n'live/*' = 'a'\n", &[("grace", "8"), ("key", "live/b=c")])
                 .expect("valid");
         assert_eq!((config.grace.as_secs(), config.window, config.keys.len()), (8, 9, 2));
+    }
+
+    #[test]
+    fn addresses_and_directories_that_collide_are_mistakes() {
+        let text = "rtmp = '127.0.0.1:9'\nhealth = '127.0.0.1:9'\ndata = '/tmp/x'\nruntime-dir = '/tmp/x'\n";
+        assert_eq!(load_text(text, &[]).expect_err("mistakes").len(), 2);
+        assert!(load_text("rtmp = '127.0.0.1:0'\nhttp = '127.0.0.1:0'\n", &[]).is_ok());
     }
 
     #[test]

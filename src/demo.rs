@@ -64,7 +64,9 @@ fn tags(clip: &'static [u8]) -> anyhow::Result<Vec<Tag>> {
         let length = u32::from_be_bytes([0, rest[1], rest[2], rest[3]]) as usize;
         let timestamp = u32::from_be_bytes([rest[7], rest[4], rest[5], rest[6]]);
         let body = rest.get(11..11 + length).context("cut short")?;
-        if matches!(rest[0], 8 | 9) {
+        // The end of the sequence is not the end of the show: the clip begins anew.
+        let end_of_sequence = rest[0] == 9 && body.get(1) == Some(&2);
+        if matches!(rest[0], 8 | 9) && !end_of_sequence && timestamp < CLIP_MS {
             let header = body.get(1) == Some(&0);
             tags.push(Tag { video: rest[0] == 9, timestamp, header, body: Bytes::from_static(body) });
         }

@@ -90,7 +90,7 @@ const STREAM_FAMILIES: [(&str, &str, StreamValue); 11] = [
         f64::from(u8::from(matches!(stream.publisher(), Publisher::Held { .. })))
     }),
     ("steadycast_stream_epoch", "gauge", |stream, _| stream.epoch() as f64),
-    ("steadycast_stream_media_sequence", "gauge", |stream, _| stream.window.snapshot().next_sequence as f64),
+    ("steadycast_stream_next_media_sequence", "gauge", |stream, _| stream.window.snapshot().next_sequence as f64),
     ("steadycast_stream_log_bytes", "gauge", |stream, _| stream.log.bytes() as f64),
     ("steadycast_stream_seconds_since_segment", "gauge", |stream, now| {
         let published = stream.window.snapshot().published_at;

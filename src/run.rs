@@ -11,8 +11,10 @@ use anyhow::Context;
 use axum::Router;
 use ractor::Actor;
 use std::future::Future;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use storage::archive::LocalDirectory;
 use storage::continuity::Records;
@@ -35,6 +37,8 @@ const DELIVERY_THREADS: usize = 2;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Pause before delivery is started again after a failure of ours.
 const DELIVERY_PAUSE: Duration = Duration::from_millis(100);
+/// How long the archive may take to be locked: storage that hangs must not keep the show from starting.
+const LOCK_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the tree may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -103,7 +107,12 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
 
 /// The archive's lock. Storage that fails does not keep the show from going on; another process does.
 fn lock_archive(config: &Config) -> anyhow::Result<Option<std::fs::File>> {
-    match locks::lock(&config.data, "--data") {
+    let (locked, lock) = sync_channel(1);
+    let directory = config.data.clone();
+    let locking = move || drop(locked.send(locks::lock(&directory, "--data")));
+    thread::Builder::new().name("archive-lock".to_owned()).spawn(locking)?;
+    let hung = || locks::LockError::Io(config.data.display().to_string(), io::ErrorKind::TimedOut.into());
+    match lock.recv_timeout(LOCK_DEADLINE).unwrap_or_else(|_| Err(hung())) {
         Ok(file) => Ok(Some(file)),
         Err(error @ locks::LockError::Taken(..)) => Err(error.into()),
         Err(locks::LockError::Io(path, error)) => {

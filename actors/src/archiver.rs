@@ -10,6 +10,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use storage::archive::Aside;
 use storage::disk::{Busy, Disk, HUNG_AFTER};
 use storage::snapshot::{DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
 use storage::{Archive, LiveStream, Registry, Snapshot};
@@ -32,9 +34,9 @@ pub enum Msg {
     /// What was left over from earlier is gone, and what is of use was found.
     Opened(u64, io::Result<BTreeMap<String, u64>>),
     /// Files are written aside.
-    Written(u64, io::Result<Plan>),
+    Written(u64, io::Result<Vec<Aside>>),
     /// They are durable.
-    Synced(u64, io::Result<()>, Plan),
+    Synced(u64, io::Result<()>),
     /// They have their names, and playlists and digests follow.
     Committed(u64, io::Result<()>),
     /// Fails on purpose.
@@ -74,6 +76,8 @@ impl Actor for Archiver {
             opened: false,
             ticket: 0,
             in_flight: None,
+            abandoned: Fence::default(),
+            plan: None,
             failures: 0,
             retry_at: None,
             vital,
@@ -90,7 +94,7 @@ impl Actor for Archiver {
             }
             Msg::Opened(ticket, result) => state.opened(ticket, result, now),
             Msg::Written(ticket, result) => state.written(&myself, ticket, result, now),
-            Msg::Synced(ticket, result, plan) => state.synced(&myself, ticket, result, plan, now),
+            Msg::Synced(ticket, result) => state.synced(&myself, ticket, result, now),
             Msg::Committed(ticket, result) => state.committed(ticket, result, now),
             Msg::Fail(fault) => fault.strike()?,
         }
@@ -136,6 +140,17 @@ impl Plan {
     }
 }
 
+/// Tells operations that hang in a disk thread that they were given up: what they would still do is
+/// another's by now. Falls when the actor ends, however it ends.
+#[derive(Debug, Default)]
+struct Fence(Arc<AtomicBool>);
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// One operation at a time, with a ticket that tells its answer from that of an abandoned one.
 pub struct State {
     stream: Arc<LiveStream>,
@@ -144,6 +159,9 @@ pub struct State {
     opened: bool,
     ticket: u64,
     in_flight: Option<Instant>,
+    abandoned: Fence,
+    /// What is written aside and waits for its sync. Kept here and not with the sync, which may hang.
+    plan: Option<(Plan, Vec<Aside>)>,
     failures: u32,
     retry_at: Option<Instant>,
     vital: Arc<Vital>,
@@ -178,12 +196,14 @@ impl State {
             now,
             move |archive, stream| {
                 let wanted = snapshot.files();
+                // A gap's file may be there after all: it was only not read in time.
+                let listed = |name: &String| snapshot.listed.iter().any(|segment| segment.file.name == *name);
                 let (kept, leftovers): (BTreeMap<_, _>, BTreeMap<_, _>) =
                     archive.list(&stream.name)?.into_iter().partition(|(name, length)| {
                         wanted.get(name.as_str()).is_some_and(|file| file.bytes.len() as u64 == *length)
                     });
                 let documents = [DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST];
-                for name in leftovers.keys().filter(|name| !documents.contains(&name.as_str())) {
+                for name in leftovers.keys().filter(|name| !documents.contains(&name.as_str()) && !listed(name)) {
                     archive.remove(&stream.name, name)?;
                 }
                 Ok(kept)
@@ -200,34 +220,43 @@ impl State {
     }
 
     fn write(&mut self, myself: &ActorRef<Msg>, plan: Plan, now: Instant) {
+        let files = plan.write.clone();
+        self.plan = Some((plan, Vec::new()));
         self.submit(
             myself,
             now,
             move |archive, stream| {
-                for (name, bytes) in &plan.write {
-                    archive.write_aside(&stream.name, name, bytes)?;
-                }
-                Ok(plan)
+                files.iter().map(|(name, bytes)| archive.write_aside(&stream.name, name, bytes)).collect()
             },
             Msg::Written,
         );
     }
 
-    fn written(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<Plan>, now: Instant) {
-        let Some(plan) = self.answered(ticket, result, now) else { return };
+    fn written(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<Vec<Aside>>, now: Instant) {
+        let Some(written) = self.answered(ticket, result, now) else { return };
+        if let Some((_, asides)) = &mut self.plan {
+            *asides = written;
+        }
         self.in_flight = Some(now);
         let (myself, ticket) = (myself.clone(), self.ticket);
-        let sync = move |result| drop(myself.send_message(Msg::Synced(ticket, result, plan)));
+        let sync = move |result| drop(myself.send_message(Msg::Synced(ticket, result)));
         if self.disk.sync(sync).is_err() {
             self.failed(now);
         }
     }
 
-    fn synced(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<()>, plan: Plan, now: Instant) {
+    fn synced(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<()>, now: Instant) {
         if self.answered(ticket, result, now).is_none() {
             return;
         }
-        self.submit(myself, now, move |archive, stream| commit(archive, stream, &plan), Msg::Committed);
+        let Some((plan, asides)) = self.plan.take() else { return };
+        let abandoned = self.abandoned.0.clone();
+        self.submit(
+            myself,
+            now,
+            move |archive, stream| commit(archive, stream, &plan, &asides, &abandoned),
+            Msg::Committed,
+        );
     }
 
     fn committed(&mut self, ticket: u64, result: io::Result<()>, now: Instant) {
@@ -278,6 +307,8 @@ impl State {
     fn failed(&mut self, now: Instant) {
         self.ticket += 1;
         self.in_flight = None;
+        self.plan = None;
+        self.abandoned = Fence::default();
         let backoff = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(8)).min(MAX_BACKOFF);
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(now + backoff);
@@ -285,15 +316,25 @@ impl State {
 }
 
 /// Segments, then digests, then playlists, then what is no longer named; the ledger follows each step.
-fn commit(archive: &dyn Archive, stream: &LiveStream, plan: &Plan) -> io::Result<()> {
-    for (name, bytes) in &plan.write {
-        archive.commit(&stream.name, name)?;
+fn commit(
+    archive: &dyn Archive,
+    stream: &LiveStream,
+    plan: &Plan,
+    asides: &[Aside],
+    abandoned: &AtomicBool,
+) -> io::Result<()> {
+    let still_ours = || if abandoned.load(Ordering::Acquire) { Err(io::Error::other("given up")) } else { Ok(()) };
+    for ((name, bytes), aside) in plan.write.iter().zip(asides) {
+        still_ours()?;
+        archive.commit(&stream.name, name, *aside)?;
         stream.ledger.add(name, bytes.len() as u64);
     }
     for (name, bytes) in plan.documents.iter().flatten() {
-        archive.write_aside(&stream.name, name, bytes)?;
-        archive.commit(&stream.name, name)?;
+        let aside = archive.write_aside(&stream.name, name, bytes)?;
+        still_ours()?;
+        archive.commit(&stream.name, name, aside)?;
     }
+    still_ours()?;
     if plan.documents.is_some() {
         stream.ledger.set_documents(Some(plan.version));
         events::archive_current(stream);

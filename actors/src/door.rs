@@ -1,5 +1,6 @@
 //! The door: how a session asks for a stream and is answered.
 
+use crate::publisher_lock;
 use crate::session;
 use ractor::ActorRef;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub struct Grant {
     pub epoch: u64,
     /// Where the session's first sample falls on the stream's timeline, milliseconds.
     pub start_ms: i64,
+    /// Whom to tell when the publication ends before the connection does.
+    pub lock: ActorRef<publisher_lock::Msg>,
 }
 
 /// Why a session may not publish now. The text is for the encoder's user.

@@ -47,7 +47,7 @@ pub fn connection_ended(peer: SocketAddr, stream: String, end: &str) {
 
 /// A connection failed: a bug of ours that cost this encoder its connection.
 pub fn connection_failed(reason: &str) {
-    counter!("steadycast_actor_failures_total", "actor" => "session").increment(1);
+    counter!("steadycast_actor_failures_total", "actor" => "session", "reason" => "failed").increment(1);
     error!(reason, "connection failed");
 }
 
@@ -69,10 +69,11 @@ pub fn connections_without_stream(count: usize) {
 }
 
 /// A segment is about to be published.
-pub fn segment_published(stream: &LiveStream, segment: &Segment) {
+/// `first`: the playlist lists nothing before it.
+pub fn segment_published(stream: &LiveStream, segment: &Segment, first: bool) {
     stream.stats.segments.fetch_add(1, Relaxed);
     stream.stats.segment_bytes.fetch_add(segment.bytes.len() as u64, Relaxed);
-    stream.stats.discontinuities.fetch_add(u64::from(segment.discontinuity), Relaxed);
+    stream.stats.discontinuities.fetch_add(u64::from(segment.discontinuity && !first), Relaxed);
     let seconds = segment.duration as f64 / TICKS_PER_SECOND as f64;
     debug!(stream = %stream.name, seconds, bytes = segment.bytes.len(), "segment published");
 }
@@ -83,6 +84,9 @@ pub fn packaged(stream: &LiveStream, counts: Counts) {
         warn!(stream = %stream.name, "a GOP exceeds the target duration: segments are cut inside it; set a shorter key frame interval");
     }
     if counts.undecodable > 0 {
+        if stream.stats.samples_dropped.load(Relaxed) == 0 {
+            warn!(stream = %stream.name, "media that cannot be decoded is dropped: it came before its sequence header or the first key frame");
+        }
         dropped(stream, "undecodable", counts.undecodable);
     }
 }

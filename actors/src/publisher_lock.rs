@@ -33,8 +33,6 @@ pub enum Msg {
     HolderEnded(u64),
     /// Sent once after each start: the session that lives, if one does, with its epoch.
     Holder(Option<(u64, ActorCell)>),
-    /// The operator ends the session.
-    End,
     /// Time to look at silence and grace.
     Tick,
     /// Fails on purpose.
@@ -88,12 +86,11 @@ impl Actor for PublisherLock {
         match msg {
             Msg::Claim(ask) => {
                 let _busy = state.vital.enter("Claim");
-                let answer = state.claim(ask.session.get_cell(), now, SystemTime::now());
+                let answer = state.claim(&myself, ask.session.get_cell(), now, SystemTime::now());
                 ask.answer(answer);
             }
             Msg::HolderEnded(epoch) => state.holder_ended(epoch, now),
             Msg::Holder(holder) => state.reconcile(holder, now),
-            Msg::End => state.end(),
             Msg::Tick => {
                 let _busy = state.vital.enter("Tick");
                 myself.send_after(TICK, || Msg::Tick);
@@ -120,10 +117,16 @@ pub struct State {
 
 impl State {
     /// Gives the stream to a session, or says why not. The claim is atomic: one message at a time.
-    fn claim(&mut self, session: ActorCell, now: Instant, wall: SystemTime) -> Result<Grant, Denial> {
+    fn claim(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        session: ActorCell,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Result<Grant, Denial> {
         match self.stream.publisher() {
             Publisher::Free | Publisher::Grace { .. } => {}
-            Publisher::Held { epoch, .. } if self.silence(now) >= STALE_WHEN_ASKED => self.evict(epoch, "stale"),
+            Publisher::Held { epoch, .. } if self.silence(now) >= STALE_WHEN_ASKED => self.evict(epoch, "stale", now),
             Publisher::Held { .. } => return Err(Denial::Taken),
             Publisher::Ended => return Err(Denial::Closing),
         }
@@ -137,7 +140,7 @@ impl State {
         // Told before the session is: it is linked in before it can publish anything.
         self.notify(Notice::Granted(epoch, session));
         events::publisher_granted(&self.stream, epoch);
-        Ok(Grant { stream: self.stream.clone(), epoch, start_ms })
+        Ok(Grant { stream: self.stream.clone(), epoch, start_ms, lock: myself.clone() })
     }
 
     /// Starts the grace period, if the stream is still this epoch's.
@@ -149,6 +152,10 @@ impl State {
         self.stream.log.close_epoch(epoch);
         self.stream.set_publisher(Publisher::Grace { until: now + self.stream.settings.grace });
         events::publisher_lost(&self.stream, epoch);
+        if self.stream.log.last_dts() == 0 && !self.stream.window.snapshot().has_playlist() {
+            // It never sent anything that could be packaged: there is no show to wait for.
+            self.end();
+        }
     }
 
     /// After a start: what the stream says and who lives must agree. A claim may have come first; what
@@ -167,12 +174,6 @@ impl State {
     }
 
     fn end(&mut self) {
-        if self.stream.publisher() == Publisher::Ended {
-            return;
-        }
-        if let Some((_, session)) = self.holder.take() {
-            session.stop(Some("the operator ended the session".to_owned()));
-        }
         self.stream.log.end();
         self.stream.set_publisher(Publisher::Ended);
         events::session_ended(&self.stream);
@@ -181,7 +182,7 @@ impl State {
     fn tick(&mut self, now: Instant) {
         match self.stream.publisher() {
             Publisher::Free => {}
-            Publisher::Held { epoch, .. } if self.silence(now) >= STALE => self.evict(epoch, "silent"),
+            Publisher::Held { epoch, .. } if self.silence(now) >= STALE => self.evict(epoch, "silent", now),
             Publisher::Held { .. } => {}
             Publisher::Grace { until } if now >= until => self.end(),
             Publisher::Grace { .. } => {}
@@ -202,13 +203,12 @@ impl State {
     }
 
     /// Takes the stream from a holder that sends nothing.
-    fn evict(&mut self, epoch: u64, reason: &'static str) {
+    fn evict(&mut self, epoch: u64, reason: &'static str, now: Instant) {
         if let Some((_, session)) = self.holder.take() {
-            let stop = session::EVICTED.to_owned();
-            session.stop(Some(stop));
+            session.stop(Some(session::EVICTED.to_owned()));
         }
         events::publisher_evicted(&self.stream, epoch, reason);
-        self.holder_ended(epoch, Instant::now());
+        self.holder_ended(epoch, now);
     }
 
     fn silence(&self, now: Instant) -> Duration {

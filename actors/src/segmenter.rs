@@ -12,6 +12,7 @@ use std::sync::Arc;
 use storage::LiveStream;
 use storage::continuity::{Record, Records};
 use storage::snapshot::Resume;
+use storage::window::Superseded;
 use tokio::time::{Duration, Instant};
 
 /// How often the log is read. One wake-up for many samples, at any number of samples a second.
@@ -61,7 +62,7 @@ impl Actor for Segmenter {
         match msg {
             Msg::Pump => {
                 let _busy = state.vital.enter("Pump");
-                let more = state.pump(Instant::now());
+                let more = state.pump(Instant::now())?;
                 myself.send_after(if more { Duration::ZERO } else { PUMP }, || Msg::Pump);
             }
             Msg::Fail(fault) => {
@@ -100,7 +101,7 @@ impl State {
     }
 
     /// Reads and packages a batch; whether there is more to read at once.
-    pub fn pump(&mut self, now: Instant) -> bool {
+    pub fn pump(&mut self, now: Instant) -> Result<bool, Superseded> {
         let read = self.stream.log.read(self.position, BATCH);
         if read.missed > 0 {
             events::samples_missed(&self.stream, read.missed);
@@ -108,15 +109,18 @@ impl State {
         let full = read.entries.len() >= BATCH;
         for (position, entry) in read.entries {
             self.stream.trial.begin(position);
-            let outputs = self.poisoned(position).unwrap_or_else(|| self.packager.push(&entry));
+            let skipped = self.poisoned(position);
+            // Published even if nothing came of it: the next restart must begin behind it.
+            let must_publish = skipped.is_some();
+            let outputs = skipped.unwrap_or_else(|| self.packager.push(&entry));
             self.position = position + 1;
-            if !outputs.is_empty() {
-                self.publish(outputs, now);
+            if must_publish || !outputs.is_empty() {
+                self.publish(outputs, now)?;
             }
         }
         self.stream.trial.done();
         events::packaged(&self.stream, self.packager.take_counts());
-        full
+        Ok(full)
     }
 
     /// For the position that made predecessors fail: what is finished without it.
@@ -140,7 +144,7 @@ impl State {
     }
 
     /// Swaps the window: the record first, so that a restart knows every name viewers may have seen.
-    fn publish(&mut self, outputs: Vec<Output>, now: Instant) {
+    fn publish(&mut self, outputs: Vec<Output>, now: Instant) -> Result<(), Superseded> {
         let (mut segments, mut end) = (Vec::new(), false);
         for output in outputs {
             match output {
@@ -148,16 +152,19 @@ impl State {
                 Output::End => end = true,
             }
         }
-        for segment in &segments {
-            events::segment_published(&self.stream, segment);
-        }
+        let published = segments.clone();
         let resume = Resume { packager: self.packager.clone(), position: self.position };
-        let next = self.stream.window.snapshot().next(segments, end, self.stream.settings.window, Some(resume), now);
+        let before = self.stream.window.snapshot();
+        let next = before.next(segments, end, self.stream.settings.window, Some(resume), now);
         if let Err(error) = self.records.write(&Record::of(&self.stream, &next)) {
             events::record_failed(&self.stream, &error);
         }
-        self.stream.window.publish(next);
+        self.stream.window.publish(&before, next)?;
         self.stream.log.release(self.position);
+        for (n, segment) in published.iter().enumerate() {
+            events::segment_published(&self.stream, segment, n == 0 && before.listed.is_empty());
+        }
+        Ok(())
     }
 }
 
@@ -217,7 +224,7 @@ mod tests {
             for _ in 1..deaths {
                 segmenter = dies_at(&args, poison);
             }
-            while segmenter.pump(Instant::now()) {}
+            while segmenter.pump(Instant::now()).expect("the only writer") {}
             let (text, skipped) = (published(&args), deaths >= 2);
             assert_eq!(text.contains("<350>"), !skipped, "{deaths} deaths");
             for n in [0, 1, 340, 360, 698, 699] {

@@ -8,10 +8,10 @@ use crate::authorizer::{Authorizer, Verdict};
 use crate::door::{Ask, Denial, Grant};
 use crate::events;
 use crate::fault::Fault;
-use crate::rtmp_listener;
 use crate::vitals::{Vital, Vitals};
+use crate::{publisher_lock, rtmp_listener};
 use media::{Entry, Intake};
-use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, DerivedActorRef};
 use rtmp::{Event, PublishRequest, Refusal, ServerSession};
 use std::cell::RefCell;
 use std::io;
@@ -37,6 +37,9 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(2);
 /// Bytes read at once. One buffer a thread: a connection keeps only what it could not use yet.
 const READ_BUFFER: usize = 64 << 10;
+
+/// Characters of a peer's text that go into the log.
+const MAX_LOGGED: usize = 200;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BUFFER]);
@@ -85,7 +88,7 @@ impl Actor for Session {
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(PUBLISH_DEADLINE, || Msg::PublishOverdue);
         myself.send_after(Duration::ZERO, || Msg::Pump);
-        Ok(State::new(args))
+        Ok(State::new(args, myself.get_id()))
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -120,6 +123,28 @@ impl Actor for Session {
 
 /// Why a connection ends, for the log.
 type End = String;
+/// What was read, and the mistake that followed it.
+type Parsed = (Vec<Event>, Option<End>);
+
+/// A place among the connections without a stream, given back however this actor ends: once it is
+/// linked into its stream's tree the listener hears nothing of it any more.
+struct Waiting {
+    listener: ActorRef<rtmp_listener::Msg>,
+    id: ActorId,
+}
+
+impl Waiting {
+    fn left(&self) {
+        // A listener that is restarting counts anew.
+        let _ = self.listener.send_message(rtmp_listener::Msg::Left(self.id));
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.left();
+    }
+}
 
 enum Phase {
     /// Not publishing yet.
@@ -146,18 +171,19 @@ pub struct State {
     peer: SocketAddr,
     authorizer: Arc<dyn Authorizer>,
     door: DerivedActorRef<Ask>,
-    listener: ActorRef<rtmp_listener::Msg>,
+    waiting: Waiting,
     protocol: ServerSession,
     /// Bytes read and not used yet, less than [`READ_BUFFER`].
     tail: Vec<u8>,
     phase: Phase,
-    name: Option<StreamName>,
+    /// What it asked to publish, for the log.
+    asked: String,
     wants_to_read: bool,
     vital: Arc<Vital>,
 }
 
 impl State {
-    fn new(args: Args) -> Self {
+    fn new(args: Args, id: ActorId) -> Self {
         let Args { socket, peer, authorizer, door, listener, vitals } = args;
         // Answers are small and waited for. A socket that refuses the option still works.
         let _ = socket.set_nodelay(true);
@@ -166,18 +192,18 @@ impl State {
             peer,
             authorizer,
             door,
-            listener,
+            waiting: Waiting { listener, id },
             protocol: ServerSession::default(),
             tail: Vec::new(),
             phase: Phase::Opening,
-            name: None,
+            asked: String::new(),
             wants_to_read: false,
             vital: vitals.register(format!("session {peer}")),
         }
     }
 
     fn stream_name(&self) -> String {
-        self.name.as_ref().map(StreamName::to_string).unwrap_or_default()
+        self.asked.clone()
     }
 
     /// Waits a slice for bytes, reads once, acts on what came.
@@ -189,8 +215,9 @@ impl State {
         }
         if let Ok(ready) = timeout(READ_SLICE, self.socket.readable()).await {
             ready.map_err(|error| error.to_string())?;
-            let events = self.read()?;
+            let (events, failed) = self.read()?;
             self.act(myself, events).await?;
+            failed.map_or(Ok(()), Err)?;
         }
         self.flush().await?;
         self.wants_to_read = !matches!(self.phase, Phase::Asking);
@@ -198,20 +225,21 @@ impl State {
     }
 
     /// Reads what is there behind the bytes kept from before, and parses it.
-    fn read(&mut self) -> Result<Vec<Event>, End> {
+    fn read(&mut self) -> Result<Parsed, End> {
         BUFFER.with_borrow_mut(|buffer| {
             let kept = self.tail.len();
             buffer[..kept].copy_from_slice(&self.tail);
             match self.socket.try_read(&mut buffer[kept..]) {
                 Ok(0) => Err("the peer closed the connection".to_owned()),
-                Ok(length) => self.parse(&buffer[..kept + length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),
+                Ok(length) => Ok(self.parse(&buffer[..kept + length])),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Vec::new(), None)),
                 Err(error) => Err(error.to_string()),
             }
         })
     }
 
-    fn parse(&mut self, bytes: &[u8]) -> Result<Vec<Event>, End> {
+    /// What came before a mistake counts; the mistake ends the connection afterwards.
+    fn parse(&mut self, bytes: &[u8]) -> Parsed {
         if let Phase::Publishing(publishing) = &self.phase {
             publishing
                 .grant
@@ -221,15 +249,20 @@ impl State {
                 .fetch_add((bytes.len() - self.tail.len()) as u64, Ordering::Relaxed);
         }
         let mut events = Vec::new();
-        let used = self.protocol.receive(bytes, &mut events).map_err(|error| error.to_string())?;
-        self.tail = bytes[used..].to_vec();
-        Ok(events)
+        match self.protocol.receive(bytes, &mut events) {
+            Ok(used) => {
+                self.tail = bytes[used..].to_vec();
+                (events, None)
+            }
+            Err(error) => (events, Some(error.to_string())),
+        }
     }
 
     async fn act(&mut self, myself: &ActorRef<Msg>, events: Vec<Event>) -> Result<(), End> {
         for event in events {
             match event {
                 Event::Publish(request) => self.ask(myself, &request),
+                Event::Rejected => self.end(Phase::Refused),
                 Event::Unpublish => self.end(Phase::Ended),
                 Event::Metadata(_) => {}
                 Event::Video { .. } | Event::Audio { .. } => self.media(&event),
@@ -240,11 +273,11 @@ impl State {
 
     /// Asks for the stream, or refuses at once what can never be granted.
     fn ask(&mut self, myself: &ActorRef<Msg>, request: &PublishRequest) {
+        self.asked = format!("{}/{}", request.app, request.name).chars().take(MAX_LOGGED).collect();
         let name = match StreamName::new(&request.app, &request.name) {
             Ok(name) => name,
             Err(error) => return self.refuse(Refusal::BadName, "bad_name", &error.to_string()),
         };
-        self.name = Some(name.clone());
         if let Verdict::Denied(reason) = self.authorizer.authorize(&name, &request.parameters, self.peer) {
             return self.refuse(Refusal::Denied, "denied", &reason);
         }
@@ -263,12 +296,13 @@ impl State {
         match answer {
             Ok(grant) => {
                 self.protocol.accept();
-                let _ = self.listener.send_message(rtmp_listener::Msg::Left(myself.get_id()));
+                self.waiting.left();
                 let intake = Intake::starting_at(grant.start_ms);
                 self.phase = Phase::Publishing(Publishing { grant, intake, entries: Vec::new() });
                 let kept = std::mem::take(&mut self.tail);
-                let events = self.parse(&kept)?;
+                let (events, failed) = self.parse(&kept);
                 self.act(myself, events).await?;
+                failed.map_or(Ok(()), Err)?;
             }
             Err(denial) => self.refuse(Refusal::BadName, denial.label(), &denial.to_string()),
         }
@@ -300,7 +334,7 @@ impl State {
         let taken = match event {
             Event::Video { timestamp, payload } => intake.video(*timestamp, payload, entries),
             Event::Audio { timestamp, payload } => intake.audio(*timestamp, payload, entries),
-            Event::Publish(_) | Event::Unpublish | Event::Metadata(_) => Ok(()),
+            Event::Publish(_) | Event::Unpublish | Event::Rejected | Event::Metadata(_) => Ok(()),
         };
         if let Err(error) = taken {
             self.refuse(Refusal::Denied, "codec", &error.to_string());
@@ -325,6 +359,10 @@ impl State {
     fn end(&mut self, phase: fn(Instant) -> Phase) {
         // What came before the end is part of the show.
         let _ = self.append();
+        // The stream is free from now on, however long this connection lingers.
+        if let Phase::Publishing(Publishing { grant, .. }) = &self.phase {
+            let _ = grant.lock.send_message(publisher_lock::Msg::HolderEnded(grant.epoch));
+        }
         self.phase = phase(Instant::now() + LINGER);
     }
 

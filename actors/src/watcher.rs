@@ -107,7 +107,11 @@ impl State {
             Ok(listed) => listed,
             Err(error) => return events::watch_failed(&self.stream, &error),
         };
-        let damage = damage(believed, &listed);
+        // What the archiver removed meanwhile is not missing.
+        let still = self.stream.ledger.files();
+        let believed: BTreeMap<_, _> =
+            believed.iter().filter(|(name, _)| still.contains_key(*name)).map(|(n, l)| (n.clone(), *l)).collect();
+        let damage = damage(&believed, &listed);
         for name in &damage.files {
             self.stream.ledger.forget(name);
         }

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL,
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, VARY,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE, VARY,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
@@ -111,7 +111,11 @@ enum Requested {
 /// One range, if it is asked for and still of this file. Several are answered with the whole, as RFC 9110 allows.
 fn requested_range(request: &HeaderMap, etag: &str, length: u64) -> Requested {
     let of_other_bytes = request.get(IF_RANGE).is_some_and(|validator| validator.as_bytes() != etag.as_bytes());
-    let Some(range) = request.typed_get::<Range>().filter(|_| !of_other_bytes) else { return Requested::Whole };
+    let range = request.typed_get::<Range>().filter(|_| !of_other_bytes && is_well_formed(request));
+    let Some(range) = range else { return Requested::Whole };
+    if longer_suffix(request, length) {
+        return Requested::Part(0, length.saturating_sub(1));
+    }
     let mut ranges = range.satisfiable_ranges(length);
     let (Some((first, last)), None) = (ranges.next(), ranges.next()) else {
         return if range.satisfiable_ranges(length).next().is_none() {
@@ -131,6 +135,26 @@ fn requested_range(request: &HeaderMap, etag: &str, length: u64) -> Requested {
         Bound::Unbounded => length.saturating_sub(1),
     };
     if first > last || length == 0 { Requested::Unsatisfiable } else { Requested::Part(first, last) }
+}
+
+/// Whether every range is `first-last`, `first-` or `-length`; a header that is not is ignored (RFC 9110 section 14.2).
+fn is_well_formed(request: &HeaderMap) -> bool {
+    let ranges = request.get(RANGE).and_then(|value| value.to_str().ok()?.strip_prefix("bytes="));
+    let number = |text: &str| text.parse::<u64>().ok();
+    ranges.is_some_and(|ranges| {
+        ranges.split(',').all(|range| match range.trim().split_once('-') {
+            Some(("", length)) => number(length).is_some(),
+            Some((first, "")) => number(first).is_some(),
+            Some((first, last)) => number(first).zip(number(last)).is_some_and(|(first, last)| first <= last),
+            None => false,
+        })
+    })
+}
+
+/// `bytes=-N` with an N beyond the file's length asks for all of it (RFC 9110 section 14.1.2).
+fn longer_suffix(request: &HeaderMap, length: u64) -> bool {
+    let suffix = request.get(RANGE).and_then(|value| value.to_str().ok()?.strip_prefix("bytes=-")?.parse::<u64>().ok());
+    length > 0 && suffix.is_some_and(|suffix| suffix > length)
 }
 
 fn accepts_gzip(request: &HeaderMap) -> bool {
@@ -160,7 +184,7 @@ fn insert(response: &mut Response, name: axum::http::HeaderName, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::header::{IF_NONE_MATCH, RANGE};
+    use axum::http::header::IF_NONE_MATCH;
 
     fn file() -> File {
         File { name: "0-7.m4s".to_owned(), bytes: Bytes::from_static(b"0123456789"), digest: [7; 32] }
@@ -177,9 +201,12 @@ mod tests {
             ("bytes=8-", 206, "bytes 8-9/10"),
             ("bytes=-3", 206, "bytes 7-9/10"),
             ("bytes=5-99", 206, "bytes 5-9/10"),
+            ("bytes=-99", 206, "bytes 0-9/10"),
             ("bytes=10-", 416, "bytes */10"),
             ("bytes=0-1,4-5", 200, ""),
             ("lines=1-2", 200, ""),
+            ("bytes=abc", 200, ""),
+            ("bytes=5-2", 200, ""),
         ] {
             let response = segment(&with(&[(RANGE, range)]), &file());
             assert_eq!(response.status(), status, "{range}");

@@ -98,7 +98,7 @@ fn track_fragment(track_id: u32, samples: &[TimedSample], data_at: usize) -> Tra
     });
     Traf {
         tfhd: Tfhd { track_id, default_base_is_moof: true, ..Tfhd::default() },
-        // Decode times start ten seconds up (see `packager`), so none is negative.
+        // Timelines start above zero, so that no decode time is negative.
         tfdt: Some(Tfdt { base_media_decode_time: samples[0].sample.dts.max(0).cast_unsigned() }),
         trun: vec![Trun { data_offset: Some(data_at as i32), samples: TrunSamples::Explicit(entries.collect()) }],
         ..Traf::default()

@@ -11,18 +11,26 @@ use std::sync::Arc;
 /// Longest AAC frame, bytes: what an ADTS header can announce. Real frames have 6144 bits a channel at most.
 const MAX_AAC_FRAME: usize = 0x1FFF - ADTS_HEADER_LEN;
 
+/// Changes of configuration and jumps of the clock a publication may have at once, ...
+const UPHEAVALS: i64 = 16;
+/// ... and one more for each of these periods of media, milliseconds. Each costs viewers a discontinuity
+/// and ends a segment early; without a bound a publisher could have a segment a frame.
+const UPHEAVAL_PERIOD_MS: i64 = 5_000;
+
 /// One publisher's clock and current configurations.
 #[derive(Debug)]
 pub struct Intake {
     timeline: Timeline,
     video: Option<Arc<AvcConfig>>,
     audio: Option<Arc<AacConfig>>,
+    start_ms: i64,
+    upheavals: i64,
 }
 
 impl Intake {
     /// An intake whose first sample falls at `start_ms` of the stream's timeline.
     pub fn starting_at(start_ms: i64) -> Self {
-        Self { timeline: Timeline::starting_at(start_ms), video: None, audio: None }
+        Self { timeline: Timeline::starting_at(start_ms), video: None, audio: None, start_ms, upheavals: 0 }
     }
 
     /// Takes the body of a video message.
@@ -33,13 +41,14 @@ impl Intake {
                     let config = Arc::new(AvcConfig::parse(record)?);
                     self.video = Some(config.clone());
                     entries.push(Entry::Video(config));
+                    self.upheaval()?;
                 }
             }
             VideoTag::CodedFrames { key_frame, composition_ms, data } => {
                 let composition = i64::from(composition_ms) * TICKS_PER_MS;
                 // 24 bits of milliseconds fit 32 bits of ticks but for the outermost values, which are no real offsets.
                 let composition = i32::try_from(composition).map_err(|_| CodecError::Malformed("composition time"))?;
-                self.sample(TrackKind::Video, timestamp, composition, key_frame, data, entries);
+                return self.sample(TrackKind::Video, timestamp, composition, key_frame, data, entries);
             }
             VideoTag::Ignored => {}
         }
@@ -54,12 +63,13 @@ impl Intake {
                     let config = Arc::new(AacConfig::parse(record)?);
                     self.audio = Some(config.clone());
                     entries.push(Entry::Audio(config));
+                    self.upheaval()?;
                 }
             }
             AudioTag::CodedFrames(data) if data.len() > MAX_AAC_FRAME => {
                 return Err(CodecError::Malformed("AAC frame"));
             }
-            AudioTag::CodedFrames(data) => self.sample(TrackKind::Audio, timestamp, 0, true, data, entries),
+            AudioTag::CodedFrames(data) => return self.sample(TrackKind::Audio, timestamp, 0, true, data, entries),
             AudioTag::Ignored => {}
         }
         Ok(())
@@ -73,12 +83,23 @@ impl Intake {
         random_access: bool,
         data: Bytes,
         entries: &mut Vec<Entry>,
-    ) {
+    ) -> Result<(), CodecError> {
         let placed = self.timeline.place(kind, timestamp);
         if placed.jumped {
             entries.push(Entry::Discontinuity);
+            self.upheaval()?;
         }
         entries.push(Entry::Sample(Sample { kind, dts: placed.dts, composition, random_access, data }));
+        Ok(())
+    }
+
+    fn upheaval(&mut self) -> Result<(), CodecError> {
+        self.upheavals += 1;
+        let media_ms = self.timeline.last_ms().map_or(0, |last| last - self.start_ms);
+        if self.upheavals > UPHEAVALS + media_ms / UPHEAVAL_PERIOD_MS {
+            return Err(CodecError::Malformed("media: its timestamps or configuration change again and again"));
+        }
+        Ok(())
     }
 }
 
@@ -102,6 +123,15 @@ mod tests {
             entries[..],
             [Entry::Video(_), Entry::Sample(Sample { composition: 3600, random_access: true, .. })]
         ));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_with_every_frame_ends_the_publication() {
+        let (mut intake, mut entries) = (Intake::starting_at(0), Vec::new());
+        let frame = Bytes::from_static(&[0xAF, 1, 5]);
+        let mut jumps = (0..1000u32).map(|n| intake.audio(n.wrapping_mul(77_777), &frame, &mut entries));
+        assert!(jumps.any(|taken| taken.is_err()));
+        assert!(entries.len() < 100);
     }
 
     #[test]

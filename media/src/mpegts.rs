@@ -75,7 +75,7 @@ impl Muxer {
 
     fn audio(&mut self, config: &AacConfig, timed: &TimedSample, carries_clock: bool, out: &mut Vec<u8>) {
         let sample = &timed.sample;
-        // A frame too long for ADTS cannot be said in MPEG-TS; `Packager` refuses such frames.
+        // A frame too long for ADTS cannot be said in MPEG-TS; `Intake` refuses such frames.
         let Ok(adts) = config.adts_header(sample.data.len()) else { return };
         let lead = Lead { pid: AUDIO_PID, random_access: true, pcr: carries_clock.then_some(sample.dts - PCR_LEAD) };
         let payload = adts.len() + sample.data.len();

@@ -8,11 +8,12 @@
 
 use crate::sample::{Entry, Sample, TICKS_PER_MS, TICKS_PER_SECOND, TrackKind, Tracks};
 use crate::segment::{Container, Continuity, Initialization, MAX_SEGMENT_BYTES, OpenSegment, Segment, TimedSample};
-use std::sync::Arc;
 
 mod gather;
+mod running;
 
 use gather::Gathering;
+use running::Running;
 
 /// Longest target duration, seconds. A GOP beyond it is cut by force.
 pub const MAX_TARGET_DURATION: u32 = 10;
@@ -21,8 +22,10 @@ pub const MIN_TARGET_DURATION: u32 = 2;
 /// What a segment may exceed its target by, ticks: 100 ms, far inside the rounding of EXTINF
 /// (RFC 8216 section 4.3.3.1), so that 60 frames at 29.97 a second fit in 2 s.
 const TOLERANCE: i64 = TICKS_PER_SECOND / 10;
-/// How long video may be missing beyond the target before audio cuts alone, ticks.
+/// How long video may be missing before audio goes on alone, ticks.
 const VIDEO_PATIENCE: i64 = TICKS_PER_SECOND * 3 / 10;
+/// A step from one sample to the next of its track that may be a pause of the encoder, ticks.
+const LEAST_PAUSE: i64 = TICKS_PER_SECOND / 2;
 /// An audio sample that waited for its successor this long at a cut goes into the segment before it, ticks.
 const STALE_AUDIO: i64 = TICKS_PER_SECOND / 2;
 /// Duration of a video sample without a successor and without a predecessor, ticks: 40 ms.
@@ -78,27 +81,6 @@ pub struct Packager {
 enum Phase {
     Gathering(Gathering),
     Running(Box<Running>),
-}
-
-#[derive(Debug, Clone)]
-struct Running {
-    init: Arc<Initialization>,
-    open: Option<OpenSegment>,
-    /// Where the segment that is open, or will be, begins.
-    start: Option<i64>,
-    /// The last sample of each track, waiting for the one after it.
-    pending: [Option<Sample>; 2],
-    last_duration: [Option<i64>; 2],
-    gop_start: Option<i64>,
-    /// A track that is not in `init` has samples; it joins at the next random access point.
-    late_track: bool,
-}
-
-impl Running {
-    fn new(init: Arc<Initialization>, start: Option<i64>) -> Self {
-        let (pending, last_duration) = ([None, None], [None, None]);
-        Self { init, open: None, start, pending, last_duration, gop_start: None, late_track: false }
-    }
 }
 
 impl Packager {
@@ -219,6 +201,9 @@ impl Packager {
         if self.must_reconfigure(&sample) {
             self.reconfigure(sample.kind, done);
         }
+        if self.is_after_pause(&sample) {
+            self.jump(done);
+        }
         let Phase::Running(running) = &mut self.phase else { return };
         if !running.init.tracks.has(sample.kind) {
             running.late_track = true;
@@ -227,14 +212,40 @@ impl Packager {
         }
         self.close_pending(sample.kind, Some(sample.dts));
         if self.must_cut(&sample) {
-            self.cut(sample.dts, done);
+            let alone = sample.kind == TrackKind::Audio && self.has_video();
+            let boundary = if alone { self.packaged_end().unwrap_or(sample.dts) } else { sample.dts };
+            self.cut(boundary, done);
         }
         let Phase::Running(running) = &mut self.phase else { return };
+        running.came(sample.kind, sample.dts);
         if sample.kind == TrackKind::Video && sample.random_access {
             running.gop_start = Some(sample.dts);
         }
         let kind = sample.kind as usize;
         running.pending[kind] = Some(sample);
+    }
+
+    /// Whether everything paused, and for so long that no segment may hold the pause: what comes goes on elsewhere.
+    fn is_after_pause(&self, sample: &Sample) -> bool {
+        let Phase::Running(running) = &self.phase else { return false };
+        let Some(latest) = running.latest[sample.kind as usize] else { return false };
+        let start = running.start.unwrap_or(latest);
+        let step = sample.dts - latest;
+        let paused = step > LEAST_PAUSE && running.gone_on_without(sample.kind) < step / 2;
+        paused && running.packaged_end().unwrap_or(start) - start + step > self.limit()
+    }
+
+    fn has_video(&self) -> bool {
+        matches!(&self.phase, Phase::Running(running) if running.init.tracks.video.is_some())
+    }
+
+    fn packaged_end(&self) -> Option<i64> {
+        if let Phase::Running(running) = &self.phase { running.packaged_end() } else { None }
+    }
+
+    /// Longest a segment may be, ticks.
+    fn limit(&self) -> i64 {
+        i64::from(self.target.unwrap_or(self.settings.target_duration)) * TICKS_PER_SECOND + TOLERANCE
     }
 
     /// Whether this sample needs another initialization than the one in use.
@@ -267,7 +278,7 @@ impl Packager {
         let Phase::Running(running) = &self.phase else { return false };
         let (Some(start), Some(open)) = (running.start, &running.open) else { return false };
         let elapsed = sample.dts - start;
-        let limit = i64::from(self.target.unwrap_or(self.settings.target_duration)) * TICKS_PER_SECOND + TOLERANCE;
+        let limit = self.limit();
         let too_large = open.len() + sample.data.len() > MAX_SEGMENT_BYTES;
         let step = running.last_duration[sample.kind as usize].unwrap_or(0);
         let has_video = running.init.tracks.video.is_some();
@@ -277,7 +288,10 @@ impl Packager {
                 return elapsed + gop > limit || too_large;
             }
             (TrackKind::Video, false) => elapsed + step > limit,
-            (TrackKind::Audio, _) if has_video => elapsed > limit + VIDEO_PATIENCE,
+            (TrackKind::Audio, _) if has_video => {
+                running.gone_on_without(TrackKind::Video) > VIDEO_PATIENCE
+                    && running.packaged_end().is_some_and(|end| end - start > limit)
+            }
             (TrackKind::Audio, _) => return elapsed + step > limit - TOLERANCE || too_large,
         };
         self.counts.forced_cuts += u64::from(forced || too_large);
@@ -298,6 +312,7 @@ impl Packager {
         let paused = kind == TrackKind::Audio && step > 2 * usual + TOLERANCE;
         let duration = if paused { usual } else { step };
         running.last_duration[kind as usize] = Some(duration);
+        running.end[kind as usize] = Some(sample.dts + duration);
         let start = *running.start.get_or_insert(sample.dts);
         let (container, capacity) = (self.settings.container, self.last_len + self.last_len / 8);
         let open = running.open.get_or_insert_with(|| {
@@ -322,18 +337,11 @@ impl Packager {
 
     /// Ends the open segment where its last samples end.
     fn flush(&mut self, done: &mut Vec<Output>) {
-        let Phase::Running(running) = &self.phase else { return };
-        let leads = if running.init.tracks.video.is_some() { TrackKind::Video } else { TrackKind::Audio };
-        let last = running.pending[leads as usize]
-            .as_ref()
-            .or(running.pending.iter().flatten().next())
-            .map(|sample| sample.dts);
         self.close_pending(TrackKind::Video, None);
         self.close_pending(TrackKind::Audio, None);
         let Phase::Running(running) = &mut self.phase else { return };
-        if let (Some(open), Some(last)) = (running.open.take(), last) {
-            let duration = running.last_duration[leads as usize].unwrap_or(LONE_VIDEO_DURATION);
-            let end = (last + duration).max(open.start + 1);
+        if let Some(open) = running.open.take() {
+            let end = running.packaged_end().unwrap_or(open.start).max(open.start + 1);
             done.push(Output::Segment(self.finish(open, end)));
         }
     }
@@ -344,6 +352,11 @@ impl Packager {
         self.last_len = finished.bytes.len();
         self.all_independent &= finished.independent;
         let discontinuity = std::mem::take(&mut self.discontinuity);
+        // Whatever paused, and however: EXTINF never rounds to more than the target. What follows a
+        // segment that was said to be shorter than it is does not continue it.
+        let latest_end = start + self.limit() + VIDEO_PATIENCE;
+        self.discontinuity = end > latest_end;
+        let end = end.clamp(start + 1, latest_end);
         let mut program_date_time_ms = self.wall_ms_at_zero + start / TICKS_PER_MS;
         if discontinuity && program_date_time_ms < self.last_end_ms {
             // The wall clock was set back between two epochs: keep to the later time.

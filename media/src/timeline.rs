@@ -5,6 +5,8 @@ use crate::sample::{TICKS_PER_MS, TrackKind};
 /// A step larger than this, either way, is a jump of the encoder's clock and not a pause: 10 s,
 /// the longest a segment may be, so that no jump can make one longer.
 pub const JUMP_MS: i64 = 10_000;
+/// A track that goes back by more than this has begun anew: reordering in an encoder is below it.
+const BACK_MS: i64 = 500;
 /// How far after the last sample the timeline goes on after a jump.
 const RESUME_MS: i64 = 40;
 /// Samples for which the clock before a jump is still honoured: the other track of an interleaved
@@ -52,33 +54,39 @@ impl Timeline {
         Self { start_ms, clock: None, before_jump: None, last_dts: [None; 2] }
     }
 
+    /// The latest time placed, milliseconds.
+    pub fn last_ms(&self) -> Option<i64> {
+        self.last_dts.iter().flatten().max().map(|dts| dts / TICKS_PER_MS)
+    }
+
     /// Places a sample. Time stands still or goes back a little in some encoders: the tracks' decode
     /// times rise by a tick at least.
     pub fn place(&mut self, kind: TrackKind, timestamp: u32) -> Placed {
-        let (ms, jumped) = self.place_ms(timestamp);
+        let (ms, jumped) = self.place_ms(kind, timestamp);
         let last = &mut self.last_dts[kind as usize];
         let dts = last.map_or(ms * TICKS_PER_MS, |last| (ms * TICKS_PER_MS).max(last + 1));
         *last = Some(dts);
         Placed { dts, jumped }
     }
 
-    fn place_ms(&mut self, timestamp: u32) -> (i64, bool) {
+    fn place_ms(&mut self, kind: TrackKind, timestamp: u32) -> (i64, bool) {
         let Some(clock) = self.clock else {
             self.clock = Some(Clock { last: timestamp, last_ms: self.start_ms });
             return (self.start_ms, false);
         };
-        if let Some(ms) = clock.place(timestamp) {
+        let floor = self.last_dts[kind as usize].map_or(i64::MIN, |dts| dts / TICKS_PER_MS - BACK_MS);
+        if let Some(ms) = clock.place(timestamp).filter(|ms| *ms >= floor) {
             self.clock = Some(Clock { last: timestamp, last_ms: ms });
             return (ms, false);
         }
         if let Some((before, late)) = &mut self.before_jump
             && *late > 0
-            && let Some(ms) = before.place(timestamp)
+            && let Some(ms) = before.place(timestamp).filter(|ms| *ms >= floor)
         {
             *late -= 1;
             return (ms, false);
         }
-        let last_ms = self.last_dts.iter().flatten().max().map_or(self.start_ms, |dts| dts / TICKS_PER_MS);
+        let last_ms = self.last_ms().unwrap_or(self.start_ms);
         let resumed = last_ms + RESUME_MS;
         self.before_jump = Some((clock, LATE_SAMPLES));
         self.clock = Some(Clock { last: timestamp, last_ms: resumed });
@@ -124,6 +132,14 @@ mod tests {
         assert_eq!(placed.iter().filter(|(_, jumped)| *jumped).count(), 1);
         assert_eq!(placed[6].0 - placed[3].0, 40 * 90);
         assert_eq!(placed[4].0, (1000 + 23) * 90);
+    }
+
+    #[test]
+    fn a_short_clip_that_begins_anew_is_a_jump_and_keeps_its_pace() {
+        let samples: Vec<_> = (0..3).flat_map(|_| (0..125).map(|n| (Video, n * 40))).collect();
+        let placed = place_all(&samples);
+        assert_eq!(placed.iter().filter(|(_, jumped)| *jumped).count(), 2);
+        assert!(placed.windows(2).all(|pair| pair[1].0 - pair[0].0 == 40 * 90));
     }
 
     #[test]

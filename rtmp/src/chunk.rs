@@ -9,8 +9,10 @@ const INITIAL_CHUNK_SIZE: u32 = 128;
 const MAX_CHUNK_SIZE: u32 = 0x7FFF_FFFF;
 /// Chunk streams one peer may use. Encoders use three to six; each one costs memory.
 pub const MAX_CHUNK_STREAMS: usize = 64;
-/// Bytes of unfinished messages one peer may hold here: two messages of the largest size (16 MiB).
-pub const MAX_PARTIAL_BYTES: usize = 32 << 20;
+/// Unfinished messages one peer may hold here, in messages of the largest size: audio and video interleave.
+const MAX_PARTIAL_MESSAGES: usize = 2;
+/// Largest message of a peer that has not been let in, bytes: commands are far smaller.
+pub const MAX_FIRST_MESSAGE: usize = 64 << 10;
 /// The timestamp field that says "see the extended timestamp" (RTMP 1.0 section 5.3.1.3).
 const EXTENDED: u32 = 0x00FF_FFFF;
 /// First allocation of a message. It doubles as bytes arrive, so that nothing is allocated on a promise.
@@ -41,9 +43,12 @@ pub enum ChunkError {
     /// More chunk streams than [`MAX_CHUNK_STREAMS`].
     #[error("more than {MAX_CHUNK_STREAMS} chunk streams")]
     TooManyChunkStreams,
-    /// More unfinished bytes than [`MAX_PARTIAL_BYTES`].
-    #[error("more than {MAX_PARTIAL_BYTES} bytes of unfinished messages")]
+    /// More unfinished bytes than two messages of the largest size allowed.
+    #[error("too many bytes of unfinished messages")]
     TooManyPartialBytes,
+    /// A message longer than the peer may send at this point.
+    #[error("a message of {0} bytes is too long here")]
+    TooLong(usize),
     /// Chunk size zero or with its first bit set.
     #[error("chunk size {0} is not between 1 and {MAX_CHUNK_SIZE}")]
     ChunkSize(u32),
@@ -60,6 +65,7 @@ pub struct ChunkReader {
     /// The chunk being read: index into `streams` and payload bytes of the chunk still to come.
     open: Option<(usize, usize)>,
     partial_bytes: usize,
+    max_message: usize,
 }
 
 #[derive(Debug)]
@@ -84,7 +90,13 @@ struct Header {
 
 impl Default for ChunkReader {
     fn default() -> Self {
-        Self { chunk_size: INITIAL_CHUNK_SIZE, streams: Vec::new(), open: None, partial_bytes: 0 }
+        Self {
+            chunk_size: INITIAL_CHUNK_SIZE,
+            streams: Vec::new(),
+            open: None,
+            partial_bytes: 0,
+            max_message: MAX_FIRST_MESSAGE,
+        }
     }
 }
 
@@ -98,7 +110,7 @@ impl ChunkReader {
             if self.open.is_none() {
                 let Some(header) = self.read_header(input)? else { return Ok(None) };
                 *input = &input[header.length..];
-                self.begin_chunk(header.index);
+                self.begin_chunk(header.index)?;
             }
             let Some(message) = self.read_payload(input)? else {
                 if self.open.is_some() {
@@ -114,17 +126,26 @@ impl ChunkReader {
         }
     }
 
-    fn begin_chunk(&mut self, index: usize) {
+    /// Lets messages be this long from now on, bytes.
+    pub fn set_max_message(&mut self, length: usize) {
+        self.max_message = length;
+    }
+
+    fn begin_chunk(&mut self, index: usize) -> Result<(), ChunkError> {
         let stream = &self.streams[index];
+        if stream.length > self.max_message {
+            return Err(ChunkError::TooLong(stream.length));
+        }
         let wanted = stream.length - stream.payload.len();
         self.open = Some((index, wanted.min(self.chunk_size as usize)));
+        Ok(())
     }
 
     /// Copies payload of the open chunk; the message, when this chunk completed it.
     fn read_payload(&mut self, input: &mut &[u8]) -> Result<Option<Message>, ChunkError> {
         let Some((index, wanted)) = self.open else { return Ok(None) };
         let taken = wanted.min(input.len());
-        if self.partial_bytes + taken > MAX_PARTIAL_BYTES {
+        if self.partial_bytes + taken > MAX_PARTIAL_MESSAGES * self.max_message {
             return Err(ChunkError::TooManyPartialBytes);
         }
         let stream = &mut self.streams[index];

@@ -14,6 +14,13 @@ fn full(id: u8, timestamp: u32, length: usize, type_id: u8) -> Vec<u8> {
     bytes
 }
 
+/// A reader of a peer that has been let in.
+fn reader() -> ChunkReader {
+    let mut reader = ChunkReader::default();
+    reader.set_max_message(0xFF_FFFF);
+    reader
+}
+
 fn read_all(reader: &mut ChunkReader, mut bytes: &[u8]) -> Result<Vec<Message>, ChunkError> {
     let mut messages = Vec::new();
     while let Some(message) = reader.next(&mut bytes)? {
@@ -33,7 +40,7 @@ fn interleaved_audio_and_video_come_out_whole() {
     bytes.extend(&video[128..]);
     bytes.push(0xC5);
     bytes.extend(&audio[128..]);
-    let messages = read_all(&mut ChunkReader::default(), &bytes).expect("valid chunks");
+    let messages = read_all(&mut reader(), &bytes).expect("valid chunks");
     assert_eq!(messages.iter().map(|m| (m.type_id, m.timestamp)).collect::<Vec<_>>(), [(9, 40), (8, 41)]);
     assert_eq!((&messages[0].payload[..], &messages[1].payload[..]), (&video[..], &audio[..]));
 }
@@ -44,7 +51,7 @@ fn a_format_3_message_repeats_the_delta() {
     bytes.push(1);
     bytes.extend([0x44, 0, 0, 23, 0, 0, 1, 8, 2]);
     bytes.extend([0xC4, 3, 0xC4, 4]);
-    let messages = read_all(&mut ChunkReader::default(), &bytes).expect("valid chunks");
+    let messages = read_all(&mut reader(), &bytes).expect("valid chunks");
     assert_eq!(messages.iter().map(|m| m.timestamp).collect::<Vec<_>>(), [0, 23, 46, 69]);
 }
 
@@ -58,7 +65,7 @@ fn the_extended_timestamp_may_be_repeated_in_continuations_or_left_out() {
             bytes.extend(0x0100_0000u32.to_be_bytes());
         }
         bytes.extend([7; 72]);
-        let messages = read_all(&mut ChunkReader::default(), &bytes).expect("valid chunks");
+        let messages = read_all(&mut reader(), &bytes).expect("valid chunks");
         assert_eq!((messages.len(), messages[0].timestamp), (1, 0x0100_0000), "repeated: {repeated}");
         assert_eq!(messages[0].payload, vec![7; 200], "repeated: {repeated}");
     }
@@ -67,7 +74,7 @@ fn the_extended_timestamp_may_be_repeated_in_continuations_or_left_out() {
 #[test]
 fn a_header_repeated_inside_its_message_continues_it() {
     let bytes = [full(3, 0, 200, 20), vec![1; 128], full(3, 0, 200, 20), vec![1; 72]].concat();
-    let messages = read_all(&mut ChunkReader::default(), &bytes).expect("valid chunks");
+    let messages = read_all(&mut reader(), &bytes).expect("valid chunks");
     assert_eq!((messages.len(), messages[0].payload.len()), (1, 200));
 }
 
@@ -76,7 +83,7 @@ fn timestamps_wrap_at_32_bits() {
     let mut bytes = full(4, u32::MAX - 10, 1, 8);
     bytes.push(1);
     bytes.extend([0x44, 0, 0, 23, 0, 0, 1, 8, 2]);
-    let messages = read_all(&mut ChunkReader::default(), &bytes).expect("valid chunks");
+    let messages = read_all(&mut reader(), &bytes).expect("valid chunks");
     assert_eq!(messages[1].timestamp, 12);
 }
 
@@ -88,13 +95,13 @@ fn abort_forgets_the_unfinished_message() {
     bytes.extend(4u32.to_be_bytes());
     bytes.extend(full(4, 7, 1, 9));
     bytes.push(5);
-    let messages = read_all(&mut ChunkReader::default(), &bytes).expect("valid chunks");
+    let messages = read_all(&mut reader(), &bytes).expect("valid chunks");
     assert_eq!((messages.len(), messages[0].timestamp, &messages[0].payload[..]), (1, 7, &[5][..]));
 }
 
 #[test]
 fn a_huge_announced_message_allocates_only_what_arrived() {
-    let mut reader = ChunkReader::default();
+    let mut reader = reader();
     let mut bytes = full(2, 0, 4, 1);
     bytes.extend(MAX_CHUNK_SIZE.to_be_bytes());
     bytes.extend(full(4, 0, 0xFF_FFFF, 9));
@@ -120,13 +127,19 @@ fn hostile_chunks_end_in_an_error() {
         (inside, ChunkError::Unfinished(4)),
         ([full(2, 0, 1, 1), vec![0]].concat(), ChunkError::ShortControl(1)),
     ] {
-        assert_eq!(read_all(&mut ChunkReader::default(), &bytes), Err(expected));
+        assert_eq!(read_all(&mut reader(), &bytes), Err(expected));
     }
 }
 
 #[test]
+fn a_peer_that_is_not_let_in_sends_small_messages() {
+    let bytes = full(3, 0, MAX_FIRST_MESSAGE + 1, 20);
+    assert_eq!(read_all(&mut ChunkReader::default(), &bytes), Err(ChunkError::TooLong(MAX_FIRST_MESSAGE + 1)));
+}
+
+#[test]
 fn unfinished_messages_are_bounded_together() {
-    let mut reader = ChunkReader::default();
+    let mut reader = reader();
     let mut bytes = full(2, 0, 4, 1);
     bytes.extend(MAX_CHUNK_SIZE.to_be_bytes());
     read_all(&mut reader, &bytes).expect("valid chunk size");
@@ -169,7 +182,7 @@ proptest! {
             bytes.extend(serializer.serialize(&message, false, false).expect("serializable").bytes);
             sent.push((timestamp, message.type_id, message.data));
         }
-        let (mut reader, mut read, mut kept) = (ChunkReader::default(), Vec::new(), Vec::new());
+        let (mut reader, mut read, mut kept) = (super::tests::reader(), Vec::new(), Vec::new());
         for piece in bytes.chunks(cut) {
             kept.extend_from_slice(piece);
             let mut input = &kept[..];
@@ -184,6 +197,6 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        let _ = read_all(&mut ChunkReader::default(), &bytes);
+        let _ = read_all(&mut reader(), &bytes);
     }
 }

@@ -18,6 +18,8 @@ use thiserror::Error;
 const DEFAULT_WINDOW: u32 = 2_500_000;
 /// Message streams one connection may create. Encoders create one.
 pub const MAX_MESSAGE_STREAMS: u32 = 8;
+/// Largest message, once a publish is accepted: what its length field can say, bytes.
+const MAX_MESSAGE: usize = 0xFF_FFFF;
 /// Characters of a peer's text that we quote back.
 const MAX_QUOTED: usize = 200;
 
@@ -28,6 +30,8 @@ pub enum Event {
     Publish(PublishRequest),
     /// The publisher ended its publication by a command.
     Unpublish,
+    /// The `connect` was rejected; nothing more is read.
+    Rejected,
     /// `onMetaData` of the publisher.
     Metadata(Value),
     /// An audio message: one FLV audio tag body.
@@ -166,6 +170,7 @@ impl ServerSession {
     pub fn accept(&mut self) {
         if let Phase::Asking(stream) = self.phase {
             self.phase = Phase::Publishing(stream);
+            self.chunks.set_max_message(MAX_MESSAGE);
             self.writer.stream_begin(stream);
             self.writer.status("onStatus", stream, "status", "NetStream.Publish.Start", "the show is on");
         }
@@ -180,13 +185,6 @@ impl ServerSession {
         if let Phase::Asking(stream) | Phase::Publishing(stream) = self.phase {
             self.writer.status("onStatus", stream, "error", code, reason);
         }
-        self.phase = Phase::Over;
-    }
-
-    /// Tells the peer why it is not served at all, before its connection is closed.
-    pub fn reject_connection(&mut self, reason: &str) {
-        let rejected = info("error", "NetConnection.Connect.Rejected", reason, []);
-        self.writer.answer("_error", 1.0, Amf0Value::Null, vec![rejected]);
         self.phase = Phase::Over;
     }
 
@@ -222,8 +220,8 @@ impl ServerSession {
             5 => self.set_window(&message.payload),
             8 => self.media(message.timestamp, message.payload, false, events)?,
             9 => self.media(message.timestamp, message.payload, true, events)?,
-            15 => self.data(message.payload.get(1..).unwrap_or_default(), events)?,
-            18 => self.data(&message.payload, events)?,
+            15 => self.data(message.payload.get(1..).unwrap_or_default(), events),
+            18 => self.data(&message.payload, events),
             17 => self.command(message.stream_id, message.payload.get(1..).unwrap_or_default(), events)?,
             20 => self.command(message.stream_id, &message.payload, events)?,
             22 => self.aggregate(&message, events)?,
@@ -264,16 +262,17 @@ impl ServerSession {
         Ok(())
     }
 
-    fn data(&mut self, payload: &[u8], events: &mut Vec<Event>) -> Result<(), SessionError> {
+    fn data(&mut self, payload: &[u8], events: &mut Vec<Event>) {
         if !matches!(self.phase, Phase::Publishing(_)) {
-            return Ok(());
+            return;
         }
-        let mut values = amf0::read(payload)?.into_iter().peekable();
+        // Data we cannot read is data we do not need.
+        let Ok(values) = amf0::read(payload) else { return };
+        let mut values = values.into_iter().peekable();
         values.next_if(|value| value.as_str() == Some("@setDataFrame"));
         if values.next().as_ref().and_then(Value::as_str) == Some("onMetaData") {
             events.extend(values.next().map(Event::Metadata));
         }
-        Ok(())
     }
 
     fn aggregate(&mut self, message: &Message, events: &mut Vec<Event>) -> Result<(), SessionError> {
@@ -281,7 +280,7 @@ impl ServerSession {
             match part.type_id {
                 8 => self.media(part.timestamp, part.payload, false, events)?,
                 9 => self.media(part.timestamp, part.payload, true, events)?,
-                18 => self.data(&part.payload, events)?,
+                18 => self.data(&part.payload, events),
                 _ => {}
             }
         }
@@ -294,7 +293,7 @@ impl ServerSession {
             return Err(SessionError::OutOfOrder("a command", "connect"));
         }
         match command.name.as_str() {
-            "connect" => self.connect(&command),
+            "connect" => self.connect(&command, events),
             "createStream" => self.create_stream(&command)?,
             "publish" => self.publish(stream_id, &command, events),
             "FCPublish" => self.fc_publish(&command),
@@ -310,8 +309,15 @@ impl ServerSession {
         Ok(())
     }
 
-    fn connect(&mut self, command: &Command) {
+    fn connect(&mut self, command: &Command, events: &mut Vec<Event>) {
         self.connect = Connect::read(&command.object);
+        if self.connect.app.is_empty() {
+            let reason = "the application is missing: publish to rtmp://host/application/name";
+            let rejected = info("error", "NetConnection.Connect.Rejected", reason, []);
+            self.writer.answer("_error", command.transaction, Amf0Value::Null, vec![rejected]);
+            self.phase = Phase::Over;
+            return events.push(Event::Rejected);
+        }
         if self.phase == Phase::Connecting {
             self.phase = Phase::Connected;
             self.writer.announce(DEFAULT_WINDOW);

@@ -152,6 +152,15 @@ fn the_acknowledgement_is_the_running_total() {
 }
 
 #[test]
+fn a_connect_without_an_application_is_rejected_with_a_reason() {
+    let mut peer = Peer::new();
+    let events = peer.command("connect", 1.0, object(&[("app", "/")]), vec![]).expect("answered");
+    assert_eq!(events, [Event::Rejected]);
+    let heard = peer.heard_text();
+    assert!(heard.contains("NetConnection.Connect.Rejected") && heard.contains("application is missing"), "{heard}");
+}
+
+#[test]
 fn pings_are_answered() {
     let mut peer = Peer::connected();
     peer.message(4, vec![0, 6, 0, 0, 0, 42]).expect("ping");

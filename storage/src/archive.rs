@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Files listed in one directory at most: a window and its leftovers have far fewer.
@@ -13,14 +14,18 @@ const MAX_LISTED: usize = 10_000;
 /// Suffix of files that are being written.
 const ASIDE: &str = ".tmp";
 
+/// A file written aside and not committed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aside(u64);
+
 /// Storage for streams. Every call may block or fail; none is made on the live path.
 pub trait Archive: Send + Sync + 'static {
-    /// Writes a file under a temporary name.
-    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Bytes) -> io::Result<()>;
+    /// Writes a file under a temporary name of its own, which no other write has.
+    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Bytes) -> io::Result<Aside>;
     /// Makes what was written aside durable, for all streams at once.
     fn sync(&self) -> io::Result<()>;
     /// Gives a file written aside its name.
-    fn commit(&self, stream: &StreamName, name: &str) -> io::Result<()>;
+    fn commit(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()>;
     /// Removes a file; one that is not there is no error.
     fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()>;
     /// Names and lengths of the files of a stream's live directory.
@@ -37,12 +42,13 @@ pub trait Archive: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct LocalDirectory {
     root: PathBuf,
+    asides: AtomicU64,
 }
 
 impl LocalDirectory {
     /// An archive under `root`. Nothing is touched yet: storage may be away when the process starts.
     pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), asides: AtomicU64::new(0) }
     }
 
     /// Where the window of `stream` lies.
@@ -50,14 +56,15 @@ impl LocalDirectory {
         self.root.join("live").join(stream.app()).join(stream.name())
     }
 
-    fn aside(&self, stream: &StreamName, name: &str) -> PathBuf {
-        self.live_directory(stream).join(format!("{name}{ASIDE}"))
+    fn aside(&self, stream: &StreamName, name: &str, Aside(number): Aside) -> PathBuf {
+        self.live_directory(stream).join(format!("{name}.{number}{ASIDE}"))
     }
 }
 
 impl Archive for LocalDirectory {
-    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Bytes) -> io::Result<()> {
-        let path = self.aside(stream, name);
+    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Bytes) -> io::Result<Aside> {
+        let aside = Aside(self.asides.fetch_add(1, Ordering::Relaxed));
+        let path = self.aside(stream, name, aside);
         let mut file = match fs::File::create(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(self.live_directory(stream))?;
@@ -65,7 +72,8 @@ impl Archive for LocalDirectory {
             }
             created => created?,
         };
-        file.write_all(bytes)
+        file.write_all(bytes)?;
+        Ok(aside)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -73,8 +81,8 @@ impl Archive for LocalDirectory {
         rustix::fs::syncfs(&root).map_err(io::Error::from)
     }
 
-    fn commit(&self, stream: &StreamName, name: &str) -> io::Result<()> {
-        fs::rename(self.aside(stream, name), self.live_directory(stream).join(name))
+    fn commit(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()> {
+        fs::rename(self.aside(stream, name, aside), self.live_directory(stream).join(name))
     }
 
     fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()> {
@@ -92,8 +100,13 @@ impl Archive for LocalDirectory {
         };
         for entry in entries.take(MAX_LISTED) {
             let entry = entry?;
+            let length = match entry.metadata() {
+                // Renamed or removed since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata?.len(),
+            };
             if let Ok(name) = entry.file_name().into_string() {
-                files.insert(name, entry.metadata()?.len());
+                files.insert(name, length);
             }
         }
         Ok(files)
@@ -184,10 +197,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let archive = LocalDirectory::at(directory.path());
         let stream = StreamName::new("live", "show").expect("valid name");
-        archive.write_aside(&stream, "0-1.m4s", &Bytes::from_static(b"media")).expect("written");
+        let aside = archive.write_aside(&stream, "0-1.m4s", &Bytes::from_static(b"media")).expect("written");
         archive.sync().expect("synced");
         assert!(archive.read(&stream, "0-1.m4s").is_err());
-        archive.commit(&stream, "0-1.m4s").expect("committed");
+        archive.commit(&stream, "0-1.m4s", aside).expect("committed");
         assert_eq!(archive.list(&stream).expect("listed"), BTreeMap::from([("0-1.m4s".to_owned(), 5)]));
         assert_eq!(archive.highest_sequence().expect("listed"), 1);
         archive.remove(&stream, "0-1.m4s").expect("removed");

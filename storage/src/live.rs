@@ -171,7 +171,7 @@ impl LiveStream {
         **self.publisher.load()
     }
 
-    /// Says who publishes. Only `publisher_lock` calls this.
+    /// Says who publishes. Only `publisher_lock` calls this, once the stream has a tree.
     pub fn set_publisher(&self, publisher: Publisher) {
         self.publisher.store(Arc::new(publisher));
     }

@@ -22,6 +22,9 @@ pub const MEDIA_PLAYLIST: &str = "0.m3u8";
 pub const MULTIVARIANT_PLAYLIST: &str = "index.m3u8";
 /// Digests of every file that can be fetched, as PeerTube's players expect them.
 pub const DIGESTS: &str = "segments-sha256.json";
+/// Segments beyond the window that may be listed because they are short: an encoder that reconnects or
+/// changes again and again makes such. Beyond it the minimum below gives way.
+const MAX_SHORT: usize = 64;
 /// The window holds at least this many target durations and one segment (RFC 8216 section 6.2.2).
 const MIN_TARGET_DURATIONS: i64 = 3;
 
@@ -221,17 +224,18 @@ impl Snapshot {
     /// Every file that can be fetched.
     pub fn files(&self) -> BTreeMap<&str, &File> {
         let segments = self.listed.iter().chain(self.expired.iter().map(|expired| &expired.segment));
-        let files = segments.filter(|s| !s.listed.gap).flat_map(|s| std::iter::once(&s.file).chain(s.map.as_deref()));
+        let files = segments.flat_map(|s| Some(&s.file).filter(|_| !s.listed.gap).into_iter().chain(s.map.as_deref()));
         files.map(|file| (file.name.as_str(), file)).collect()
     }
 
     /// The next state: `segments` appended, old ones expired, playlists rendered anew.
     pub fn next(&self, segments: Vec<Segment>, end: bool, window: usize, resume: Option<Resume>, now: Instant) -> Self {
         let mut next = self.carried(resume, now);
+        let longest = ticks(&self.listed);
         for segment in segments {
             next.append(segment);
         }
-        next.slide(window, now);
+        next.slide(window, longest, now);
         next.ended = end || self.ended && next.next_sequence == self.next_sequence;
         next.render();
         next
@@ -241,7 +245,7 @@ impl Snapshot {
     pub fn new_session(&self, now: Instant) -> Self {
         let mut next = self.carried(None, now);
         let listed = std::mem::take(&mut next.listed);
-        let playlist: i64 = listed.iter().map(|segment| segment.listed.duration).sum();
+        let playlist = ticks(&listed);
         next.discontinuity_sequence += 1 + discontinuities(&listed);
         next.expired.extend(listed.into_iter().map(|segment| expire(segment, playlist, now)));
         Self { target_duration: 0, independent: false, init: None, measured: Measured::default(), ..next }
@@ -317,22 +321,22 @@ impl Snapshot {
         }
     }
 
-    /// Takes the oldest segments out of the playlist while enough remain.
-    fn slide(&mut self, window: usize, now: Instant) {
+    /// Takes the oldest segments out of the playlist while enough remain. `longest` is the last playlist
+    /// that listed them, ticks.
+    fn slide(&mut self, window: usize, longest: i64, now: Instant) {
         let minimum = MIN_TARGET_DURATIONS * i64::from(self.target_duration) * TICKS_PER_SECOND;
-        let mut remaining: i64 = self.listed.iter().map(|segment| segment.listed.duration).sum();
+        let mut remaining = ticks(&self.listed);
         while self.listed.len() > window.max(2) {
-            let playlist = remaining;
             remaining -= self.listed[0].listed.duration;
             // The minimum must hold without the newest segment: "three target durations and one segment".
             let newest = self.listed.last().map_or(0, |segment| segment.listed.duration);
-            if remaining - newest < minimum {
+            if remaining - newest < minimum && self.listed.len() <= window + MAX_SHORT {
                 break;
             }
             let segment = self.listed.remove(0);
             // Its own tag, if it had one, leaves with it (RFC 8216 section 6.2.2).
             self.discontinuity_sequence += u64::from(segment.listed.discontinuity);
-            self.expired.push(expire(segment, playlist, now));
+            self.expired.push(expire(segment, longest, now));
         }
     }
 
@@ -356,6 +360,11 @@ impl Snapshot {
                 Document::new(multivariant(MEDIA_PLAYLIST, &init.tracks, self.measured, self.independent));
         }
     }
+}
+
+/// Length of a playlist.
+fn ticks(listed: &[Arc<Published>]) -> i64 {
+    listed.iter().map(|segment| segment.listed.duration).sum()
 }
 
 fn discontinuities(listed: &[Arc<Published>]) -> u64 {

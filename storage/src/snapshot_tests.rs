@@ -131,14 +131,21 @@ proptest! {
         let mut snapshot = Snapshot::starting_at(Numbers { media_sequence: 7, discontinuity_sequence: 7 });
         let mut seen: BTreeMap<String, Bytes> = BTreeMap::new();
         let mut discontinuities_of = BTreeMap::new();
+        let mut session_start = 7;
         for (n, (duration, discontinuity, new_session)) in steps.into_iter().enumerate() {
             now += Duration::from_micros(duration.unsigned_abs() * 100 / 9);
             if new_session {
                 snapshot = snapshot.new_session(now);
+                session_start = snapshot.next_sequence;
             }
             let before = (snapshot.next_sequence, snapshot.discontinuity_sequence);
             snapshot = snapshot.next(vec![segment(n as u64, duration, discontinuity, &init)], false, WINDOW, None, now);
             prop_assert!(snapshot.next_sequence > before.0 && snapshot.discontinuity_sequence >= before.1);
+            let lengths: Vec<i64> = snapshot.listed.iter().map(|segment| segment.listed.duration).collect();
+            let without_newest: i64 = lengths[..lengths.len() - 1].iter().sum();
+            let whole_session = snapshot.listed.first().is_some_and(|first| first.sequence == session_start);
+            prop_assert!(whole_session || without_newest >= 3 * 180_000 || lengths.len() >= WINDOW + MAX_SHORT, "{lengths:?}");
+            prop_assert!(lengths.len() <= WINDOW + MAX_SHORT);
             // Absolute discontinuity numbers of a segment never change (RFC 8216 section 6.2.1).
             let mut number = snapshot.discontinuity_sequence;
             for listed in &snapshot.listed {

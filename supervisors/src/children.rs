@@ -88,7 +88,10 @@ impl Children {
     /// Takes a supervision event; what the supervisor must do about it.
     pub fn event(&mut self, event: SupervisionEvent) -> Learned {
         let (cell, ending, reason) = match event {
-            SupervisionEvent::ActorFailed(cell, error) => (cell, Ending::Failed, error.to_string()),
+            SupervisionEvent::ActorFailed(cell, error) => {
+                let io = error.downcast_ref::<std::io::Error>().is_some();
+                (cell, if io { Ending::FailedIo } else { Ending::Failed }, error.to_string())
+            }
             SupervisionEvent::ActorTerminated(cell, state, reason) => {
                 let ending = match (&state, reason.as_deref()) {
                     (None, _) | (_, Some("killed" | "actor_task_cancelled")) => Ending::Killed,

@@ -10,6 +10,14 @@ pub fn restarting(scope: &str, child: &'static str, generation: u64, ending: End
     warn!(scope, child, generation, ending = ending.label(), reason, "restarting");
 }
 
+/// A publishing session ended; only its own wish is no failure of ours.
+pub fn session_ended(ending: Ending) {
+    if ending != Ending::Stopped {
+        counter!("steadycast_actor_failures_total", "actor" => "session", "reason" => ending.label()).increment(1);
+        error!(ending = ending.label(), "a publishing session failed; its encoder must reconnect");
+    }
+}
+
 /// A child fails too often.
 pub fn gave_up(scope: &str, child: &'static str, reason: &str) {
     counter!("steadycast_supervisor_gave_up_total", "actor" => child).increment(1);

@@ -13,7 +13,6 @@ use actors::{Ask, Authorizer, Denial};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::sync::Arc;
 use std::time::Duration;
-use storage::StreamName;
 use tokio::net::TcpListener;
 
 /// More than this and the process is ended for its parent to start anew.
@@ -26,8 +25,6 @@ pub enum Msg {
     Ask(Ask),
     /// A child is due to be started again.
     Respawn(Respawn),
-    /// The operator ends a session.
-    End(StreamName),
     /// An actor is to be hit on purpose.
     Strike(Strike),
 }
@@ -82,7 +79,6 @@ impl Actor for Root {
         match msg {
             Msg::Ask(ask) => state.ask(ask),
             Msg::Respawn(again) => state.children.respawn(again).await.map_err(GaveUp)?,
-            Msg::End(name) => state.tell_streams(streams::Msg::End(name)),
             Msg::Strike(blow) => state.strike(blow),
         }
         Ok(())

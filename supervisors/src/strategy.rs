@@ -16,8 +16,10 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 pub enum Ending {
     /// It meant to.
     Stopped,
-    /// It returned an error or panicked.
+    /// It panicked, or returned an error that is a bug of ours.
     Failed,
+    /// It returned an I/O error: not its fault, and no reason ever to give up.
+    FailedIo,
     /// It was killed, or its task was cancelled.
     Killed,
     /// It did not start.
@@ -30,6 +32,7 @@ impl Ending {
         match self {
             Ending::Stopped => "stopped",
             Ending::Failed => "failed",
+            Ending::FailedIo => "io",
             Ending::Killed => "killed",
             Ending::NotStarted => "not_started",
         }
@@ -95,7 +98,7 @@ impl History {
         let leave = match (self.restart, ending) {
             (Restart::Permanent, _) => false,
             (Restart::Transient, Ending::Stopped) => true,
-            (Restart::Transient, Ending::Failed | Ending::Killed | Ending::NotStarted) => false,
+            (Restart::Transient, Ending::Failed | Ending::FailedIo | Ending::Killed | Ending::NotStarted) => false,
             (Restart::Temporary, _) => true,
         };
         if leave {
@@ -103,6 +106,9 @@ impl History {
         }
         if now.saturating_duration_since(self.started) >= HEALTHY_AFTER {
             self.in_a_row = 0;
+        }
+        if ending == Ending::FailedIo {
+            return self.restart(dice);
         }
         self.restarts.push_back(now);
         while self.restarts.front().is_some_and(|first| now.saturating_duration_since(*first) > self.intensity.period) {
@@ -112,6 +118,10 @@ impl History {
             self.restarts.clear();
             return Decision::GiveUp;
         }
+        self.restart(dice)
+    }
+
+    fn restart(&mut self, dice: f64) -> Decision {
         let wait = backoff(self.in_a_row, dice);
         self.in_a_row = self.in_a_row.saturating_add(1);
         Decision::RestartAfter(wait)
@@ -159,6 +169,8 @@ mod tests {
             (0..4).map(|n| often.ended(Ending::Failed, start + Duration::from_secs(n), 1.0)).collect();
         assert!(decisions[..3].iter().all(|decision| matches!(decision, Decision::RestartAfter(_))));
         assert_eq!(decisions[3], Decision::GiveUp);
+        let (mut io, start) = history(Restart::Permanent);
+        assert!((0..1000).all(|_| io.ended(Ending::FailedIo, start, 1.0) != Decision::GiveUp));
         let (mut rarely, start) = history(Restart::Permanent);
         for n in 0..1000 {
             let now = start + Duration::from_secs(31 * n);

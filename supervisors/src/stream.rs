@@ -1,6 +1,7 @@
 //! The tree of one stream, one_for_one: publisher_lock, segmenter, archiver, watcher, and the session linked in.
 
 use crate::children::{Children, Learned, Respawn};
+use crate::events;
 use crate::spec::{ChildSpec, Restart};
 use crate::strategy::Intensity;
 use crate::tree::{Blow, Environment, strike};
@@ -29,8 +30,6 @@ pub enum Msg {
     LockStarted(ActorRef<publisher_lock::Msg>),
     /// A child is due to be started again.
     Respawn(Respawn),
-    /// The operator ends the session.
-    End,
     /// A child is to be hit on purpose.
     Strike(String, Blow),
 }
@@ -93,7 +92,6 @@ impl Actor for StreamSupervisor {
                 let _ = lock.send_message(publisher_lock::Msg::Holder(state.session.clone()));
             }
             Msg::Respawn(again) => state.children.respawn(again).await.map_err(GaveUp)?,
-            Msg::End => state.tell_lock(publisher_lock::Msg::End),
             Msg::Strike(child, blow) => state.strike(&child, blow),
         }
         Ok(())
@@ -108,8 +106,9 @@ impl Actor for StreamSupervisor {
         match state.children.event(event) {
             Learned::Nothing => {}
             Learned::GiveUp(child) => return Err(Box::new(GaveUp(child))),
-            Learned::Stranger(id, _) => {
+            Learned::Stranger(id, ending) => {
                 if state.session.as_ref().is_some_and(|(_, session)| session.get_id() == id) {
+                    events::session_ended(ending);
                     state.session_ended();
                 }
             }
@@ -161,7 +160,10 @@ impl State {
     fn link(&mut self, myself: &ActorRef<Msg>, epoch: u64, session: ActorCell) {
         session.link(myself.get_cell());
         let status = session.get_status();
-        self.session = Some((epoch, session));
+        // One that was silent and is not noticed to have lost the stream would stay for ever.
+        if let Some((_, replaced)) = self.session.replace((epoch, session)) {
+            replaced.stop(Some(actors::session::EVICTED.to_owned()));
+        }
         if matches!(status, ActorStatus::Stopping | ActorStatus::Stopped) {
             self.session_ended();
         }

@@ -17,6 +17,8 @@ use tokio::time::{Duration, Instant};
 
 /// A stream's tree is rebuilt as often as it takes, with a capped backoff.
 const INTENSITY: Intensity = Intensity { restarts: 1000, period: Duration::from_secs(60) };
+/// Pause before a tree that was rebuilt too often is rebuilt again.
+const GIVEN_UP_PAUSE: Duration = Duration::from_secs(5);
 /// How long the last playlist and segments of a session stay fetchable after its end.
 const RETIRE_AFTER: Duration = Duration::from_secs(60);
 /// When a request comes while a tree is rebuilt, it is tried again after this.
@@ -33,8 +35,6 @@ pub enum Msg {
     Rebuild(StreamName, u64),
     /// An ended session's window is due to go.
     Retire(Arc<LiveStream>),
-    /// The operator ends a session.
-    End(StreamName),
     /// A child of a stream is to be hit on purpose.
     Strike(Strike),
 }
@@ -55,11 +55,8 @@ impl Actor for Streams {
     /// Streams that live already are those of a predecessor, or of the process before this one.
     async fn post_start(&self, myself: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
         for stream in state.environment.registry.all() {
-            if stream.publisher() == Publisher::Ended {
-                myself.send_after(RETIRE_AFTER, || Msg::Retire(stream));
-            } else {
-                state.build(&myself, stream).await;
-            }
+            // One that has ended is closed by its lock, and retired, like any other.
+            state.build(&myself, stream).await;
         }
         Ok(())
     }
@@ -69,7 +66,6 @@ impl Actor for Streams {
             Msg::Ask(ask) => state.ask(&myself, ask).await,
             Msg::Rebuild(name, generation) => state.rebuild(&myself, &name, generation).await,
             Msg::Retire(stream) => state.retire(&stream),
-            Msg::End(name) => state.tell(&name, stream::Msg::End),
             Msg::Strike(Strike { stream: Some(name), child, blow }) => {
                 state.tell(&name, stream::Msg::Strike(child, blow))
             }
@@ -106,6 +102,11 @@ struct Tree {
     running: Option<(ActorRef<stream::Msg>, JoinHandle<()>)>,
 }
 
+/// Whether the session has ended and its last playlist is published: before that a new one would cut it short.
+fn is_over(stream: &LiveStream) -> bool {
+    stream.publisher() == Publisher::Ended && stream.window.snapshot().ended
+}
+
 /// The trees, by stream name.
 pub struct State {
     environment: Environment,
@@ -114,7 +115,7 @@ pub struct State {
 
 impl State {
     async fn ask(&mut self, myself: &ActorRef<Msg>, ask: Ask) {
-        if self.trees.get(&ask.stream).is_none_or(|tree| tree.stream.publisher() == Publisher::Ended) {
+        if self.trees.get(&ask.stream).is_none_or(|tree| is_over(&tree.stream)) {
             let stream = self.open(&ask.stream);
             if self.environment.registry.insert(stream.clone()).is_err() {
                 return ask.answer(Err(Denial::TooManyStreams));
@@ -190,7 +191,9 @@ impl State {
         let Some(tree) = self.trees.get_mut(name) else { return };
         let handle = tree.running.take().map(|(_, handle)| handle);
         match tree.history.ended(ending, Instant::now(), fastrand::f64()) {
-            Decision::RestartAfter(wait) => {
+            decision @ (Decision::RestartAfter(_) | Decision::GiveUp) => {
+                // There is nobody above to give up to: a stream always gets another try.
+                let wait = if let Decision::RestartAfter(wait) = decision { wait } else { GIVEN_UP_PAUSE };
                 events::rebuilding(&name.to_string(), ending);
                 let (myself, rebuild) = (myself.clone(), Msg::Rebuild(name.clone(), tree.generation));
                 task::spawn(async move {
@@ -201,11 +204,12 @@ impl State {
                     let _ = myself.send_message(rebuild);
                 });
             }
-            Decision::Leave | Decision::GiveUp => {
+            Decision::Leave => {
                 let stream = tree.stream.clone();
                 self.trees.remove(name);
                 events::streams(self.trees.len());
-                myself.send_after(RETIRE_AFTER, || Msg::Retire(stream));
+                let shown = stream.window.snapshot().has_playlist();
+                myself.send_after(if shown { RETIRE_AFTER } else { Duration::ZERO }, || Msg::Retire(stream));
             }
         }
     }

@@ -22,6 +22,8 @@ fn deliver(
     assert!(publisher.finish(Duration::from_secs(90)), "the encoder noticed something");
     let recording = viewer.finish();
     recording.assert_consecutive();
+    let patience = Duration::from_secs(2 * recording.target_durations[0]);
+    assert!(recording.longest_wait < patience, "{:?} without a new segment", recording.longest_wait);
     let directory = tempfile::tempdir().expect("temporary directory");
     let file = recording.write(directory.path());
     (directory, file, recording)

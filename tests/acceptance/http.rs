@@ -130,6 +130,8 @@ fn a_codec_that_cannot_be_packaged_ends_the_publish_with_its_name() {
     assert!(!Publisher::with(mp3.stderr(std::process::Stdio::null())).finish(Duration::from_secs(20)));
     let refused = server.logged("publish refused");
     assert!(refused.iter().any(|line| line.contains("MP3 audio")), "{refused:?}");
+    // There was no show: nobody is made to wait for one.
+    wait_for("it is forgotten", Duration::from_secs(5), || (head(&[&server.play_url("show")]).0 == 404).then_some(()));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::{AacConfig, AvcConfig};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 const FRAME: i64 = 3600;
 
@@ -88,7 +89,7 @@ fn marks(bytes: &[u8]) -> Vec<String> {
         .skip(1)
         .filter_map(|rest| rest.split_once('>'))
         .map(|(mark, _)| mark.to_owned())
-        .filter(|m| m.contains('@'))
+        .filter(|mark| mark.starts_with("Video@") || mark.starts_with("Audio@"))
         .collect()
 }
 
@@ -266,6 +267,39 @@ fn a_jump_of_the_clock_is_a_discontinuity_and_loses_nothing() {
 }
 
 #[test]
+fn a_pause_of_the_encoder_is_a_discontinuity_and_no_segment_is_longer_for_it() {
+    for (with_audio, pause) in [(true, 3), (true, 5), (false, 5), (true, 9), (false, 9)] {
+        let mut entries = show(900_000, 110, 25, with_audio);
+        let later = 900_000 + 110 * FRAME + pause * TICKS_PER_SECOND;
+        entries.extend(show(later, 90, 25, with_audio));
+        let segments = package_show(2, entries.clone());
+        assert!(seconds(&segments).iter().all(|length| length.round() <= 2.0), "{pause} s: {:?}", seconds(&segments));
+        assert_eq!(all_marks(&segments).len(), sent_marks(&entries).len());
+    }
+}
+
+#[test]
+fn audio_that_outlasts_video_is_part_of_what_playlists_say() {
+    let mut entries = show(900_000, 100, 25, true);
+    entries.extend((0..40).map(|n| audio(900_000 + 100 * FRAME + n * 1920)));
+    let total: f64 = seconds(&package_show(2, entries)).iter().sum();
+    assert!((4.7..4.9).contains(&total), "4 s of video and 0.85 s of audio alone: {total}");
+}
+
+#[test]
+fn tracks_that_are_seconds_apart_are_cut_at_key_frames_all_the_same() {
+    let skewed = |entry: Entry| match entry {
+        Entry::Sample(sample) if sample.kind == TrackKind::Audio => audio(sample.dts + 5 * TICKS_PER_SECOND),
+        entry => entry,
+    };
+    let entries: Vec<_> = show(900_000, 500, 50, true).into_iter().map(skewed).collect();
+    let segments = package_show(2, entries.clone());
+    assert!(segments.iter().all(|segment| segment.independent), "{:?}", seconds(&segments));
+    assert!(seconds(&segments).iter().all(|length| (length - 2.0).abs() < 0.1), "{:?}", seconds(&segments));
+    assert_eq!(all_marks(&segments).len(), sent_marks(&entries).len());
+}
+
+#[test]
 fn time_that_stands_still_does_not_grow_a_segment_for_ever() {
     let mut packager = Packager::new(settings(Container::Cmaf, 2));
     package(&mut packager, &[epoch(), avc()]);
@@ -298,6 +332,7 @@ fn media_without_a_random_access_point_is_dropped_and_counted() {
 enum Move {
     Video(bool, i64),
     Audio(i64),
+    Pause(i64),
     Jump,
     OtherVideo,
     Reconnect,
@@ -307,6 +342,7 @@ fn moves() -> impl Strategy<Value = Move> {
     prop_oneof![
         20 => (prop::bool::weighted(0.05), 1i64..9000).prop_map(|(random_access, step)| Move::Video(random_access, step)),
         20 => (1i64..9000).prop_map(Move::Audio),
+        1 => (1i64..900_000).prop_map(Move::Pause),
         1 => Just(Move::Jump),
         1 => Just(Move::OtherVideo),
         1 => Just(Move::Reconnect),
@@ -325,6 +361,7 @@ fn entries_of(moves: &[Move]) -> Vec<Entry> {
                 at[1] += step;
                 entries.push(audio(at[1]));
             }
+            Move::Pause(time) => at = [at[0] + time, at[1] + time],
             Move::Jump => entries.push(Entry::Discontinuity),
             Move::OtherVideo => {
                 other = !other;

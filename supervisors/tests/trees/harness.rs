@@ -44,10 +44,12 @@ impl Tree {
         (session, answers.recv().await.expect("answered"))
     }
 
-    /// A session that is granted the stream.
+    /// A session that is granted the stream and has begun to send.
     pub async fn publish(&self, name: &str) -> Show {
         let (session, answer) = self.ask(name).await;
-        Show::new(session, answer.expect("granted"))
+        let mut show = Show::new(session, answer.expect("granted"));
+        show.send(8);
+        show
     }
 
     pub fn stream(&self, name: &str) -> Arc<LiveStream> {

@@ -72,17 +72,28 @@ async fn a_lock_that_fails_forgets_neither_its_holder_nor_the_loss_of_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_ends_while_it_is_granted_the_stream_does_not_hold_it() {
     let tree = Tree::start().await;
-    for n in 1..=50 {
+    for _ in 0..50 {
         let (session, _answers) = fake_session().await;
         tree.streams.send_message(streams::Msg::Ask(ask("show", &session))).expect("alive");
         session.kill();
-        wait_for("it is let go", || {
-            let stream = tree.environment.registry.get("live/show")?;
-            (stream.epoch() == n && matches!(stream.publisher(), Publisher::Grace { .. })).then_some(())
-        })
-        .await;
     }
-    assert_eq!(tree.publish("show").await.grant.epoch, 51);
+    // The last of them may be noticed a moment after this asks: an encoder that is refused asks again.
+    for attempt in 0.. {
+        if tree.ask("show").await.1.is_ok() {
+            break;
+        }
+        assert!(attempt < 100, "a dead session holds the stream");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_never_sent_anything_leaves_nothing_behind() {
+    let tree = Tree::start().await;
+    let (session, answer) = tree.ask("show").await;
+    assert!(answer.is_ok());
+    session.stop(None);
+    wait_for("it is forgotten", || tree.environment.registry.get("live/show").is_none().then_some(())).await;
 }
 
 /// Time passes for the trees, in small steps.

@@ -29,7 +29,7 @@ pub struct Recording {
     pub ended: bool,
     /// Longest time without a new segment, once there was one.
     pub longest_wait: Duration,
-    /// Playlists in which ENDLIST was seen and then was not.
+    /// Every EXT-X-TARGETDURATION, each time it changed.
     pub target_durations: Vec<u64>,
 }
 

@@ -1,1 +1,5 @@
-//! The instruments that prove the promise: faults, encoders, viewers, a judge. None is built yet.
+//! The instruments that prove the promise. Each can be pointed at any server.
+
+pub mod clip;
+pub mod load;
+pub mod rtmp_client;

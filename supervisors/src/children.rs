@@ -87,20 +87,7 @@ impl Children {
 
     /// Takes a supervision event; what the supervisor must do about it.
     pub fn event(&mut self, event: SupervisionEvent) -> Learned {
-        let (cell, ending, reason) = match event {
-            SupervisionEvent::ActorFailed(cell, error) => {
-                let io = error.downcast_ref::<std::io::Error>().is_some();
-                (cell, if io { Ending::FailedIo } else { Ending::Failed }, error.to_string())
-            }
-            SupervisionEvent::ActorTerminated(cell, state, reason) => {
-                let ending = match (&state, reason.as_deref()) {
-                    (None, _) | (_, Some("killed" | "actor_task_cancelled")) => Ending::Killed,
-                    (Some(_), _) => Ending::Stopped,
-                };
-                (cell, ending, reason.unwrap_or_default())
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Learned::Nothing,
-        };
+        let Some((cell, ending, reason)) = ending_of(event) else { return Learned::Nothing };
         let is_child =
             |child: &Child| child.running.as_ref().is_some_and(|(running, _)| running.get_id() == cell.get_id());
         match self.children.iter().position(is_child) {
@@ -149,6 +136,24 @@ impl Children {
                 Learned::Nothing
             }
         }
+    }
+}
+
+/// Who ended, how, and why; none if the event is of no ending. Every supervisor classifies here.
+pub fn ending_of(event: SupervisionEvent) -> Option<(ActorCell, Ending, String)> {
+    match event {
+        SupervisionEvent::ActorFailed(cell, error) => {
+            let io = error.downcast_ref::<std::io::Error>().is_some();
+            Some((cell, if io { Ending::FailedIo } else { Ending::Failed }, error.to_string()))
+        }
+        SupervisionEvent::ActorTerminated(cell, state, reason) => {
+            let ending = match (&state, reason.as_deref()) {
+                (None, _) | (_, Some("killed" | "actor_task_cancelled")) => Ending::Killed,
+                (Some(_), _) => Ending::Stopped,
+            };
+            Some((cell, ending, reason.unwrap_or_default()))
+        }
+        SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => None,
     }
 }
 

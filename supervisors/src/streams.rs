@@ -1,5 +1,6 @@
 //! streams: opens and closes stream trees and keeps what they share. Trees of different streams never meet.
 
+use crate::children::ending_of;
 use crate::events;
 use crate::strategy::{Decision, Ending, History, Intensity, Restart};
 use crate::stream::{self, StreamSupervisor};
@@ -80,16 +81,8 @@ impl Actor for Streams {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorFailed(cell, _) => state.tree_ended(&myself, cell.get_id(), Ending::Failed),
-            SupervisionEvent::ActorTerminated(cell, tree, reason) => {
-                let ending = match (&tree, reason.as_deref()) {
-                    (None, _) | (_, Some("killed" | "actor_task_cancelled")) => Ending::Killed,
-                    (Some(_), _) => Ending::Stopped,
-                };
-                state.tree_ended(&myself, cell.get_id(), ending);
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        if let Some((cell, ending, _)) = ending_of(event) {
+            state.tree_ended(&myself, cell.get_id(), ending);
         }
         Ok(())
     }

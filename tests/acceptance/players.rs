@@ -24,12 +24,16 @@ fn show(options: &[&str]) -> (Server, Publisher) {
     (server, publisher)
 }
 
-/// Plays in Chromium; what was measured.
+/// Plays in Chromium for a while; what was measured.
 fn chromium(player: &str, url: &str) -> serde_json::Value {
+    chromium_for(WATCH, player, url)
+}
+
+fn chromium_for(seconds: u32, player: &str, url: &str) -> serde_json::Value {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/acceptance/players");
     assert!(directory.join("node_modules").exists(), "the players are missing: run `make tools`");
     let mut node = Command::new("node");
-    node.current_dir(directory).args(["play.mjs", player, url, &WATCH.to_string()]);
+    node.current_dir(directory).args(["play.mjs", player, url, &seconds.to_string()]);
     let output = run(&mut node, Duration::from_secs(90));
     serde_json::from_slice(&output.stdout).expect("one JSON object")
 }
@@ -63,6 +67,23 @@ fn the_watch_page_plays() {
     let measured = chromium("page", &server.url("/watch/live/show"));
     assert_plays(&measured);
     assert!(measured["console_errors"].as_array().is_some_and(Vec::is_empty), "{measured}");
+}
+
+#[test]
+fn the_watch_page_recovers_by_itself_when_the_process_is_killed_and_comes_back() {
+    let (server, publisher) = show(&[]);
+    let url = server.url("/watch/live/show");
+    let watching = std::thread::spawn(move || chromium_for(45, "page", &url));
+    // It plays when it asks for segments one after the other.
+    let segments = |server: &Server| server.metric("steadycast_http_requests_total", "kind=\"segment\"");
+    wait_for("the page plays", Duration::from_secs(30), || (segments(&server) >= 6.0).then_some(()));
+    let server = server.kill_and_restart(&[]);
+    drop(publisher);
+    let clip = Clip { seconds: 90, fps: 25, gop: 25, ..CLIP };
+    let _publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
+    let measured = watching.join().expect("watched");
+    assert_eq!(measured["moving_at_end"], true, "{measured}");
+    assert!(segments(&server) >= 3.0, "segments of the new process were played");
 }
 
 #[test]

@@ -72,6 +72,7 @@ async function measure({ player, url, seconds, STALL_MS, TICK_MS }) {
       result.stalls += 1;
     }
   }
+  const moving_at_end = !stalled && performance.now() - last_moved < 1000;
   const quality = video.getVideoPlaybackQuality();
   return {
     ...result,
@@ -80,5 +81,6 @@ async function measure({ player, url, seconds, STALL_MS, TICK_MS }) {
     dropped_frames: quality.droppedVideoFrames,
     width: video.videoWidth,
     ended: video.ended,
+    moving_at_end,
   };
 }

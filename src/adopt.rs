@@ -4,27 +4,21 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use storage::continuity::{Record, Records};
 use storage::disk::Disk;
-use storage::live::{LiveSettings, Publisher, clock_numbers};
+use storage::live::{LiveSettings, Publisher};
 use storage::{LiveStream, Registry};
 use supervisors::events;
 
 /// How long the archive may take to give back what viewers have seen; what is late is a gap.
 const READ_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Puts every session that had not ended into the registry, waiting for its publisher.
+/// Puts every session that viewers may still be watching into the registry.
 pub fn adopt(records: &Records, disk: &Disk, registry: &Registry, settings: LiveSettings) -> io::Result<()> {
-    let (ended, live): (Vec<_>, Vec<_>) = records.all()?.into_iter().partition(|record| record.ended);
-    let clock = clock_numbers(SystemTime::now());
-    for record in ended.iter().filter(|record| record.next_sequence < clock.media_sequence) {
-        // Nobody is shown its window any more, and the clock's numbers are ahead of it.
-        records.remove(&record.stream);
-    }
     let deadline = Instant::now() + READ_DEADLINE;
     // All are asked for before any is waited for: the disk's threads share the work and the deadline.
-    let reads: Vec<_> = live.into_iter().map(|record| (read_files(&record, disk), record)).collect();
+    let reads: Vec<_> = records.all()?.into_iter().map(|record| (read_files(&record, disk), record)).collect();
     for (read, record) in reads {
         let wait = deadline.saturating_duration_since(Instant::now());
         let mut files = read.and_then(|files| files.recv_timeout(wait).ok()).unwrap_or_default();
@@ -32,7 +26,9 @@ pub fn adopt(records: &Records, disk: &Disk, registry: &Registry, settings: Live
         let (segments, gaps) =
             (snapshot.listed.len(), snapshot.listed.iter().filter(|segment| segment.listed.gap).count());
         let stream = LiveStream::new(record.stream.clone(), settings, record.session(), snapshot, record.epoch);
-        stream.set_publisher(Publisher::Grace { until: tokio::time::Instant::now() + settings.grace });
+        // One that had ended is shown for as long as any ended session, and then forgotten.
+        let waiting = Publisher::Grace { until: tokio::time::Instant::now() + settings.grace };
+        stream.set_publisher(if record.ended { Publisher::Ended } else { waiting });
         events::adopted(&stream.name.to_string(), &stream.session.id, segments, gaps);
         if registry.insert(stream).is_err() {
             break;

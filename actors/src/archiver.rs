@@ -188,7 +188,8 @@ impl State {
         }
     }
 
-    /// Finds what the directory holds, and removes what no window names: leftovers of earlier sessions.
+    /// Finds what the directory holds, and removes what the window does not name: leftovers of earlier
+    /// sessions, of failed writes, and what expired while storage failed. That room may be just what is missing.
     fn open(&mut self, myself: &ActorRef<Msg>, now: Instant) {
         let snapshot = self.stream.window.snapshot();
         self.submit(
@@ -214,7 +215,7 @@ impl State {
 
     fn opened(&mut self, ticket: u64, result: io::Result<BTreeMap<String, u64>>, now: Instant) {
         if let Some(held) = self.answered(ticket, result, now) {
-            held.iter().for_each(|(name, length)| self.stream.ledger.add(name, *length));
+            self.stream.ledger.replace(held);
             self.opened = true;
         }
     }
@@ -308,6 +309,8 @@ impl State {
         self.ticket += 1;
         self.in_flight = None;
         self.plan = None;
+        // After a failure nobody knows what is there: look before writing again.
+        self.opened = false;
         self.abandoned = Fence::default();
         let backoff = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(8)).min(MAX_BACKOFF);
         self.failures = self.failures.saturating_add(1);

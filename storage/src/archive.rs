@@ -72,7 +72,11 @@ impl Archive for LocalDirectory {
             }
             created => created?,
         };
-        file.write_all(bytes)?;
+        if let Err(error) = file.write_all(bytes) {
+            // Half a file is of no use, and on a full disk its room is.
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
         Ok(aside)
     }
 
@@ -166,6 +170,11 @@ impl Ledger {
     /// Version of the snapshot whose playlists and digests are believed to be there.
     pub fn documents(&self) -> Option<u64> {
         self.lock().documents
+    }
+
+    /// Notes what is there, whatever was believed before.
+    pub fn replace(&self, files: BTreeMap<String, u64>) {
+        self.lock().files = files;
     }
 
     /// Notes that a file is there.

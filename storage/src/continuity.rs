@@ -38,7 +38,7 @@ pub struct Record {
     independent: bool,
     /// The Multivariant Playlist, so that new viewers find the stream before its encoder is back.
     multivariant: String,
-    /// The playlist has ended; nothing is to be adopted but the numbers.
+    /// The playlist has ended.
     pub ended: bool,
     segments: Vec<SegmentRecord>,
 }
@@ -138,6 +138,7 @@ impl Record {
             target_duration: self.target_duration,
             independent: self.independent,
             multivariant: self.multivariant.clone(),
+            ended: self.ended,
         })
     }
 }

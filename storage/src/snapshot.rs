@@ -148,6 +148,8 @@ pub struct Adopted {
     pub independent: bool,
     /// Text of the Multivariant Playlist.
     pub multivariant: String,
+    /// EXT-X-ENDLIST.
+    pub ended: bool,
 }
 
 /// Numbers a window starts with.
@@ -171,17 +173,15 @@ impl Snapshot {
 
     /// A window as a record describes it; its next segment follows a discontinuity.
     pub fn adopted(adopted: Adopted) -> Self {
-        let Adopted { listed, next_sequence, discontinuity_sequence, target_duration, independent, multivariant } =
-            adopted;
-        let multivariant = Document::new(multivariant);
         let mut snapshot = Self {
             version: 1,
-            listed,
-            next_sequence,
-            discontinuity_sequence,
-            target_duration,
-            independent,
-            multivariant,
+            listed: adopted.listed,
+            next_sequence: adopted.next_sequence,
+            discontinuity_sequence: adopted.discontinuity_sequence,
+            target_duration: adopted.target_duration,
+            independent: adopted.independent,
+            multivariant: Document::new(adopted.multivariant),
+            ended: adopted.ended,
             ..Self::default()
         };
         snapshot.render();

@@ -39,6 +39,24 @@ fn after_kill_9_the_same_session_goes_on_with_rising_numbers_and_no_name_is_reus
 }
 
 #[test]
+fn a_session_that_had_ended_is_shown_after_a_restart_and_ends_no_second_time() {
+    let server = Server::start(&["--grace", "1"]);
+    let publisher = Publisher::file(&CLIP.flv(), &server.publish_url("show"));
+    let playlist = |server: &Server| {
+        try_get(&server.url("/live/show/0.m3u8")).map(|text| String::from_utf8_lossy(&text).into_owned())
+    };
+    assert!(publisher.finish(Duration::from_secs(30)));
+    let archived = server.archived("show").join("0.m3u8");
+    let ended = wait_for("the playlist ends, on disk too", Duration::from_secs(20), || {
+        let text = playlist(&server).filter(|text| text.contains("#EXT-X-ENDLIST"))?;
+        (std::fs::read_to_string(&archived).ok()? == text).then_some(text)
+    });
+    let server = server.kill_and_restart(&["--grace", "1"]);
+    assert_eq!(playlist(&server), Some(ended));
+    assert!(server.logged("session ended").is_empty(), "it ended before");
+}
+
+#[test]
 fn one_process_has_an_archive() {
     let server = Server::start(&[]);
     let data = server.archived("show").ancestors().nth(3).expect("data directory").to_owned();

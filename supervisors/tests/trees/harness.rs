@@ -9,7 +9,7 @@ use storage::archive::LocalDirectory;
 use storage::continuity::Records;
 use storage::disk::{Disk, SyncPolicy};
 use storage::live::LiveSettings;
-use storage::{LiveStream, Registry, StreamName};
+use storage::{Archive, LiveStream, Registry, StreamName};
 use supervisors::streams::{self, Streams};
 use supervisors::tree::Environment;
 use tempfile::TempDir;
@@ -32,7 +32,12 @@ pub struct Tree {
 impl Tree {
     pub async fn start() -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let environment = environment(&directory);
+        let archive = LocalDirectory::at(&directory.path().join("data"));
+        Self::start_on(directory, Arc::new(archive)).await
+    }
+
+    pub async fn start_on(directory: TempDir, archive: Arc<dyn Archive>) -> Self {
+        let environment = environment(&directory, archive);
         let (streams, _) = Actor::spawn(None, Streams, environment.clone()).await.expect("it starts");
         Self { environment, streams, _directory: directory }
     }
@@ -82,8 +87,7 @@ impl Tree {
     }
 }
 
-pub fn environment(directory: &TempDir) -> Environment {
-    let archive = Arc::new(LocalDirectory::at(&directory.path().join("data")));
+fn environment(directory: &TempDir, archive: Arc<dyn Archive>) -> Environment {
     Environment {
         registry: Registry::settling_until(Instant::now()),
         records: Records::open(&directory.path().join("run")).expect("directory"),

@@ -3,3 +3,4 @@
 mod harness;
 mod lock;
 mod restarts;
+mod storage_faults;

@@ -1,0 +1,94 @@
+//! Storage fails; viewers get what they would have got, and the archive heals.
+
+use crate::harness::{Tree, packaged, published, wait_for};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use storage::archive::{Aside, LocalDirectory};
+use storage::{Archive, StreamName};
+
+/// A directory whose writes fail with an errno while one is set.
+struct Failing {
+    directory: LocalDirectory,
+    errno: AtomicI32,
+}
+
+impl Failing {
+    fn at(path: &Path) -> Arc<Self> {
+        Arc::new(Self { directory: LocalDirectory::at(path), errno: AtomicI32::new(0) })
+    }
+
+    fn fails(&self) -> io::Result<()> {
+        let errno = self.errno.load(Ordering::Relaxed);
+        if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+    }
+}
+
+impl Archive for Failing {
+    /// Fails after the write: what was written is left behind.
+    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Bytes) -> io::Result<Aside> {
+        let aside = self.directory.write_aside(stream, name, bytes)?;
+        self.fails().map(|()| aside)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.directory.sync()
+    }
+
+    fn commit(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()> {
+        self.fails().and_then(|()| self.directory.commit(stream, name, aside))
+    }
+
+    fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()> {
+        self.directory.remove(stream, name)
+    }
+
+    fn list(&self, stream: &StreamName) -> io::Result<BTreeMap<String, u64>> {
+        self.directory.list(stream)
+    }
+
+    fn read(&self, stream: &StreamName, name: &str) -> io::Result<Bytes> {
+        self.directory.read(stream, name)
+    }
+
+    fn highest_sequence(&self) -> io::Result<u64> {
+        self.directory.highest_sequence()
+    }
+
+    fn probe(&self) -> io::Result<()> {
+        self.fails().and_then(|()| self.directory.probe())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_fail_touch_no_viewer_and_the_archive_is_whole_afterwards() {
+    const EIO: i32 = 5;
+    const ENOSPC: i32 = 28;
+    for errno in [EIO, ENOSPC] {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let archive = Failing::at(&directory.path().join("data"));
+        let tree = Tree::start_on(directory, archive.clone()).await;
+        let mut show = tree.publish("show").await;
+        let stream = tree.stream("show");
+        show.send(300);
+        wait_for("something is archived", || stream.ledger.documents()).await;
+        archive.errno.store(errno, Ordering::Relaxed);
+        show.send(usize::MAX >> 1);
+        show.session.stop(None);
+        let held = || matches!(stream.publisher(), storage::Publisher::Held { .. });
+        wait_for("the loss is noticed", || (!held()).then_some(())).await;
+        packaged(&stream).await;
+        assert_eq!(published(&stream), show.undisturbed(), "errno {errno}");
+        archive.errno.store(0, Ordering::Relaxed);
+        let snapshot = stream.window.snapshot();
+        wait_for("the archive heals", || (stream.ledger.documents() == Some(snapshot.version)).then_some(())).await;
+        for (name, file) in snapshot.files() {
+            assert_eq!(archive.read(&stream.name, name).expect("archived"), file.bytes, "{name}");
+        }
+        let left = archive.list(&stream.name).expect("listed");
+        assert!(left.keys().all(|name| !name.ends_with(".tmp")), "{left:?}");
+    }
+}

@@ -4,6 +4,7 @@
 
 use crate::events;
 use crate::fault::Fault;
+use crate::steps::until_step;
 use crate::vitals::{Vital, Vitals};
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use storage::archive::Aside;
+use storage::archive::{Aside, Documents};
 use storage::disk::{Busy, Disk, HUNG_AFTER};
 use storage::snapshot::{DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
 use storage::{Archive, LiveStream, Registry, Snapshot};
@@ -37,8 +38,8 @@ pub enum Msg {
     Written(u64, io::Result<Vec<Aside>>),
     /// They are durable.
     Synced(u64, io::Result<()>),
-    /// They have their names, and playlists and digests follow.
-    Committed(u64, io::Result<()>),
+    /// They have their names, and so have playlists and digests; what those replaced.
+    Committed(u64, io::Result<Spares>),
     /// Fails on purpose.
     Fail(Fault),
 }
@@ -78,6 +79,8 @@ impl Actor for Archiver {
             in_flight: None,
             abandoned: Fence::default(),
             plan: None,
+            replicated: None,
+            spares: Spares::new(),
             failures: 0,
             retry_at: None,
             vital,
@@ -89,7 +92,7 @@ impl Actor for Archiver {
         let _busy = state.vital.enter("handle");
         match msg {
             Msg::Tick => {
-                myself.send_after(TICK, || Msg::Tick);
+                myself.send_after(until_step(TICK), || Msg::Tick);
                 state.tick(&myself, now);
             }
             Msg::Opened(ticket, result) => state.opened(ticket, result, now),
@@ -108,37 +111,44 @@ pub struct Plan {
     /// Files to write: segments and initialization sections, oldest first.
     write: Vec<(String, Bytes)>,
     /// Playlists and digests, once no listed file is missing.
-    documents: Option<Vec<(&'static str, Bytes)>>,
+    documents: Option<(Documents, Vec<(&'static str, Bytes)>)>,
     /// Files to remove when the playlists no longer name them.
     remove: Vec<String>,
-    version: u64,
 }
 
 impl Plan {
     /// What differs between a window and what the archive holds.
-    fn between(snapshot: &Snapshot, held: &BTreeMap<String, u64>, documents: Option<u64>) -> Option<Self> {
+    fn between(snapshot: &Snapshot, held: &BTreeMap<String, u64>, documents: Option<&Documents>) -> Option<Self> {
         let wanted = snapshot.files();
         let missing: Vec<_> = wanted.values().filter(|file| !held.contains_key(&file.name)).collect();
         let complete = missing.len() <= MAX_FILES;
         let write: Vec<_> =
             missing.iter().take(MAX_FILES).map(|file| (file.name.clone(), file.bytes.clone())).collect();
-        let stale = documents != Some(snapshot.version) && snapshot.has_playlist();
+        let stale = documents.map(|there| there.version) != Some(snapshot.version) && snapshot.has_playlist();
         let remove: Vec<_> = held.keys().filter(|name| !wanted.contains_key(name.as_str())).cloned().collect();
         if write.is_empty() && !stale && remove.is_empty() {
             return None;
         }
-        // Digests before playlists: at no instant is a listed file without its digest (invariant I2).
-        let documents = (complete && (stale || !write.is_empty() || !remove.is_empty()) && snapshot.has_playlist())
-            .then(|| {
-                vec![
-                    (DIGESTS, snapshot.digests.bytes.clone()),
-                    (MEDIA_PLAYLIST, snapshot.media_playlist.bytes.clone()),
-                    (MULTIVARIANT_PLAYLIST, snapshot.multivariant.bytes.clone()),
-                ]
-            });
-        Some(Self { write, remove: if complete { remove } else { Vec::new() }, documents, version: snapshot.version })
+        let due = complete && snapshot.has_playlist();
+        let documents = due.then(|| Self::documents(snapshot, documents));
+        Some(Self { write, remove: if complete { remove } else { Vec::new() }, documents })
+    }
+
+    /// Digests before playlists: at no instant is a listed file without its digest (invariant I2).
+    fn documents(snapshot: &Snapshot, there: Option<&Documents>) -> (Documents, Vec<(&'static str, Bytes)>) {
+        let mut write =
+            vec![(DIGESTS, snapshot.digests.bytes.clone()), (MEDIA_PLAYLIST, snapshot.media_playlist.bytes.clone())];
+        let multivariant = snapshot.multivariant.etag.clone();
+        if there.is_none_or(|there| there.multivariant != multivariant) {
+            write.push((MULTIVARIANT_PLAYLIST, snapshot.multivariant.bytes.clone()));
+        }
+        (Documents { version: snapshot.version, multivariant }, write)
     }
 }
+
+/// Files that documents replaced: the next ones are written into them, because creating and removing files
+/// costs file systems far more than writing does. After a failure they are left to whoever may still write.
+type Spares = BTreeMap<&'static str, Aside>;
 
 /// Tells operations that hang in a disk thread that they were given up: what they would still do is
 /// another's by now. Falls when the actor ends, however it ends.
@@ -162,6 +172,9 @@ pub struct State {
     abandoned: Fence,
     /// What is written aside and waits for its sync. Kept here and not with the sync, which may hang.
     plan: Option<(Plan, Vec<Aside>)>,
+    /// Version of the snapshot that nothing is missing of.
+    replicated: Option<u64>,
+    spares: Spares,
     failures: u32,
     retry_at: Option<Instant>,
     vital: Arc<Vital>,
@@ -182,9 +195,15 @@ impl State {
         if !self.opened {
             return self.open(myself, now);
         }
-        let ledger = &self.stream.ledger;
-        if let Some(plan) = Plan::between(&self.stream.window.snapshot(), &ledger.files(), ledger.documents()) {
-            self.write(myself, plan, now);
+        let (ledger, snapshot) = (&self.stream.ledger, self.stream.window.snapshot());
+        let documents = ledger.documents();
+        // Damage takes the documents from the ledger, a failure takes `replicated`.
+        if self.replicated == Some(snapshot.version) && documents.is_some() {
+            return;
+        }
+        match Plan::between(&snapshot, &ledger.files(), documents.as_ref()) {
+            Some(plan) => self.write(myself, plan, now),
+            None => self.replicated = Some(snapshot.version),
         }
     }
 
@@ -251,17 +270,18 @@ impl State {
             return;
         }
         let Some((plan, asides)) = self.plan.take() else { return };
-        let abandoned = self.abandoned.0.clone();
+        let (abandoned, spares) = (self.abandoned.0.clone(), std::mem::take(&mut self.spares));
         self.submit(
             myself,
             now,
-            move |archive, stream| commit(archive, stream, &plan, &asides, &abandoned),
+            move |archive, stream| commit(archive, stream, &plan, (&asides, spares), &abandoned),
             Msg::Committed,
         );
     }
 
-    fn committed(&mut self, ticket: u64, result: io::Result<()>, now: Instant) {
-        if self.answered(ticket, result, now).is_some() {
+    fn committed(&mut self, ticket: u64, result: io::Result<Spares>, now: Instant) {
+        if let Some(spares) = self.answered(ticket, result, now) {
+            self.spares = spares;
             self.failures = 0;
         }
     }
@@ -309,6 +329,8 @@ impl State {
         self.ticket += 1;
         self.in_flight = None;
         self.plan = None;
+        self.replicated = None;
+        self.spares.clear();
         // After a failure nobody knows what is there: look before writing again.
         self.opened = false;
         self.abandoned = Fence::default();
@@ -323,28 +345,31 @@ fn commit(
     archive: &dyn Archive,
     stream: &LiveStream,
     plan: &Plan,
-    asides: &[Aside],
+    (asides, mut spares): (&[Aside], Spares),
     abandoned: &AtomicBool,
-) -> io::Result<()> {
+) -> io::Result<Spares> {
     let still_ours = || if abandoned.load(Ordering::Acquire) { Err(io::Error::other("given up")) } else { Ok(()) };
     for ((name, bytes), aside) in plan.write.iter().zip(asides) {
         still_ours()?;
         archive.commit(&stream.name, name, *aside)?;
         stream.ledger.add(name, bytes.len() as u64);
     }
-    for (name, bytes) in plan.documents.iter().flatten() {
-        let aside = archive.write_aside(&stream.name, name, bytes)?;
+    for (name, bytes) in plan.documents.iter().flat_map(|(_, write)| write) {
+        let aside = match spares.remove(name) {
+            Some(spare) => archive.rewrite_aside(&stream.name, name, spare, bytes).map(|()| spare)?,
+            None => archive.write_aside(&stream.name, name, bytes)?,
+        };
         still_ours()?;
-        archive.commit(&stream.name, name, aside)?;
+        spares.extend(archive.exchange(&stream.name, name, aside)?.map(|spare| (*name, spare)));
     }
     still_ours()?;
-    if plan.documents.is_some() {
-        stream.ledger.set_documents(Some(plan.version));
+    if let Some((documents, _)) = &plan.documents {
+        stream.ledger.set_documents(Some(documents.clone()));
         events::archive_current(stream);
     }
     for name in &plan.remove {
         archive.remove(&stream.name, name)?;
         stream.ledger.forget(name);
     }
-    Ok(())
+    Ok(spares)
 }

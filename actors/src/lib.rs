@@ -5,12 +5,14 @@
 pub mod archiver;
 pub mod authorizer;
 pub mod door;
+pub mod encoder_socket;
 pub mod events;
 pub mod fault;
 pub mod publisher_lock;
 pub mod rtmp_listener;
 pub mod segmenter;
 pub mod session;
+pub mod steps;
 pub mod storage_probe;
 pub mod task;
 pub mod vitals;

@@ -2,6 +2,7 @@
 
 use crate::door::{Ask, Denial, Grant};
 use crate::fault::Fault;
+use crate::steps::until_step;
 use crate::vitals::{Vital, Vitals};
 use crate::{events, session};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, DerivedActorRef};
@@ -93,7 +94,7 @@ impl Actor for PublisherLock {
             Msg::Holder(holder) => state.reconcile(holder, now),
             Msg::Tick => {
                 let _busy = state.vital.enter("Tick");
-                myself.send_after(TICK, || Msg::Tick);
+                myself.send_after(until_step(TICK), || Msg::Tick);
                 state.tick(now);
             }
             Msg::Fail(fault) => {
@@ -198,7 +199,8 @@ impl State {
     fn is_over(&mut self, now: Instant) -> bool {
         let snapshot = self.stream.window.snapshot();
         let patience = *self.archive_until.get_or_insert(now + ARCHIVE_PATIENCE);
-        let archived = !snapshot.has_playlist() || self.stream.ledger.documents() == Some(snapshot.version);
+        let archived_version = self.stream.ledger.documents().map(|there| there.version);
+        let archived = !snapshot.has_playlist() || archived_version == Some(snapshot.version);
         snapshot.ended && (archived || now >= patience)
     }
 

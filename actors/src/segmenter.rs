@@ -4,6 +4,7 @@
 
 use crate::events;
 use crate::fault::Fault;
+use crate::steps::until_step;
 use crate::vitals::{Vital, Vitals};
 use media::Packager;
 use media::packager::Output;
@@ -16,7 +17,7 @@ use storage::window::Superseded;
 use tokio::time::{Duration, Instant};
 
 /// How often the log is read. One wake-up for many samples, at any number of samples a second.
-const PUMP: Duration = Duration::from_millis(40);
+const PUMP: Duration = Duration::from_millis(100);
 /// Entries taken at once, so that one message's work stays short.
 const BATCH: usize = 512;
 /// Failures at one position after which the samples around it are skipped.
@@ -63,7 +64,7 @@ impl Actor for Segmenter {
             Msg::Pump => {
                 let _busy = state.vital.enter("Pump");
                 let more = state.pump(Instant::now())?;
-                myself.send_after(if more { Duration::ZERO } else { PUMP }, || Msg::Pump);
+                myself.send_after(if more { Duration::ZERO } else { until_step(PUMP) }, || Msg::Pump);
             }
             Msg::Fail(fault) => {
                 let _busy = state.vital.enter("Fail");

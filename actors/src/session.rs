@@ -6,6 +6,7 @@
 
 use crate::authorizer::{Authorizer, Verdict};
 use crate::door::{Ask, Denial, Grant};
+use crate::encoder_socket::EncoderSocket;
 use crate::events;
 use crate::fault::Fault;
 use crate::vitals::{Vital, Vitals};
@@ -19,7 +20,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use storage::StreamName;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, timeout};
 
@@ -167,7 +167,7 @@ struct Publishing {
 
 /// A connection and how far it is.
 pub struct State {
-    socket: TcpStream,
+    socket: EncoderSocket,
     peer: SocketAddr,
     authorizer: Arc<dyn Authorizer>,
     door: DerivedActorRef<Ask>,
@@ -185,10 +185,8 @@ pub struct State {
 impl State {
     fn new(args: Args, id: ActorId) -> Self {
         let Args { socket, peer, authorizer, door, listener, vitals } = args;
-        // Answers are small and waited for. A socket that refuses the option still works.
-        let _ = socket.set_nodelay(true);
         Self {
-            socket,
+            socket: EncoderSocket::new(socket),
             peer,
             authorizer,
             door,
@@ -213,8 +211,7 @@ impl State {
         {
             return Err("closed".to_owned());
         }
-        if let Ok(ready) = timeout(READ_SLICE, self.socket.readable()).await {
-            ready.map_err(|error| error.to_string())?;
+        if self.socket.ready(READ_SLICE).await.map_err(|error| error.to_string())? {
             let (events, failed) = self.read()?;
             self.act(myself, events).await?;
             failed.map_or(Ok(()), Err)?;
@@ -297,6 +294,7 @@ impl State {
             Ok(grant) => {
                 self.protocol.accept();
                 self.waiting.left();
+                self.socket.read_in_step().map_err(|error| error.to_string())?;
                 let intake = Intake::starting_at(grant.start_ms);
                 self.phase = Phase::Publishing(Publishing { grant, intake, entries: Vec::new() });
                 let kept = std::mem::take(&mut self.tail);
@@ -374,8 +372,7 @@ impl State {
             written.map_err(|_| "the peer does not read".to_owned())?.map_err(|error| error.to_string())?;
         }
         if matches!(self.phase, Phase::Refused(_)) {
-            // A peer that is gone already needs no farewell; reading tells.
-            let _ = self.socket.shutdown().await;
+            self.socket.shutdown().await;
         }
         Ok(())
     }

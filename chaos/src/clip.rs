@@ -8,8 +8,8 @@ use std::path::Path;
 const FLV_HEADER: usize = 13;
 /// Bytes of an FLV tag header.
 const TAG_HEADER: usize = 11;
-/// Chunk size announced to the server, bytes: no message of a clip is split.
-pub const CHUNK_SIZE: u32 = 0xFF_FFFF;
+/// Chunk size announced to the server, bytes: no message of a clip is split, and nginx-rtmp takes at most 10 MiB.
+pub const CHUNK_SIZE: u32 = 8 << 20;
 const VIDEO_CHUNK_STREAM: u8 = 4;
 const AUDIO_CHUNK_STREAM: u8 = 5;
 /// From the last tag of a round to the first of the next, milliseconds, per track.

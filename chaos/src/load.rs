@@ -59,11 +59,12 @@ struct Publisher {
     offset: Duration,
 }
 
-/// Publishes until the time is over.
-pub fn run(load: &Load) -> anyhow::Result<Report> {
+/// Publishes until the time is over; calls `started` when all are accepted.
+pub fn run(load: &Load, started: impl FnOnce()) -> anyhow::Result<Report> {
     let clip = Clip::read(&load.clip)?;
     let mut publishers = connect(load, &clip)?;
     let streams = publishers.len();
+    started();
     let (begun, mut lag, mut server_lag, mut bytes) = (Instant::now(), Duration::ZERO, Duration::ZERO, 0);
     for tick in 0.. {
         let due = TICK * tick as u32;

@@ -29,11 +29,51 @@ enum Command {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
+    /// Measures what publishing costs.
+    Ingest {
+        /// Our binary.
+        #[arg(long, default_value = "target/release/steadycast")]
+        program: PathBuf,
+        /// Directory.
+        #[arg(long, default_value = "target/bench")]
+        directory: PathBuf,
+        /// FLV file.
+        #[arg(long)]
+        clip: PathBuf,
+        /// Who: ts, cmaf, nosync or nginx.
+        #[arg(long, value_delimiter = ',', default_value = "nginx,cmaf")]
+        who: Vec<String>,
+        /// How many publishers.
+        #[arg(long, default_value_t = 200)]
+        streams: usize,
+        /// For how long, seconds.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
-    let Command::Load { url, clip, streams, seconds } = Cli::parse().command;
-    let report = load::run(&Load { url, clip, streams, duration: Duration::from_secs(seconds) })?;
+    let (url, clip, streams, seconds) = match Cli::parse().command {
+        Command::Load { url, clip, streams, seconds } => (url, clip, streams, seconds),
+        Command::Ingest { program, directory, clip, who, streams, seconds } => {
+            use chaos::bench::{contender::Contender, ingest::*};
+            std::fs::create_dir_all(&directory)?;
+            let directory = std::fs::canonicalize(directory)?;
+            let setting =
+                Setting { program: &program, directory: &directory, clip: &clip, window: Duration::from_secs(seconds) };
+            for name in who {
+                let contender = match name.as_str() {
+                    "ts" => Contender::Steadycast { container: "mpegts", sync: "grouped" },
+                    "nosync" => Contender::Steadycast { container: "cmaf", sync: "never" },
+                    "nginx" => Contender::NginxRtmp,
+                    _ => Contender::Steadycast { container: "cmaf", sync: "grouped" },
+                };
+                println!("{}", serde_json::to_string(&measure(setting, contender, streams)?)?);
+            }
+            return Ok(());
+        }
+    };
+    let report = load::run(&Load { url, clip, streams, duration: Duration::from_secs(seconds) }, || ())?;
     println!("{}", serde_json::to_string_pretty(&report)?);
     anyhow::ensure!(report.disconnected == 0, "{} publishers were disconnected", report.disconnected);
     Ok(())

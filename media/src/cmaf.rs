@@ -21,6 +21,10 @@ const SYNC_FLAGS: u32 = 0x0200_0000;
 const NON_SYNC_FLAGS: u32 = 0x0101_0000;
 /// Bytes of an mdat header.
 const MDAT_HEADER: usize = 8;
+/// Bytes of a sample in a track run: duration, size, flags, composition time offset.
+pub(crate) const SAMPLE_OVERHEAD: usize = 16;
+/// Bytes of a chunk's boxes besides its samples, at most: moof, mfhd, two traf with tfhd, tfdt and trun, mdat.
+pub(crate) const CHUNK_OVERHEAD: usize = 256;
 
 /// The initialization section (EXT-X-MAP) of a set of tracks.
 pub fn init(tracks: &Tracks) -> Bytes {
@@ -52,33 +56,34 @@ pub fn init(tracks: &Tracks) -> Bytes {
 /// Appends one chunk: a movie fragment and its samples, the video samples first.
 ///
 /// `sequence_number` is mfhd's and rises with every chunk.
-pub fn chunk(sequence_number: u32, video: &[TimedSample], audio: &[TimedSample], out: &mut Vec<u8>) {
-    let (video_bytes, audio_bytes) = (payload(video), payload(audio));
-    let fragment = |moof_len: usize| {
-        let video_at = moof_len + MDAT_HEADER;
-        let tracks = [(VIDEO_TRACK, video, video_at), (AUDIO_TRACK, audio, video_at + video_bytes)];
-        let traf = tracks.into_iter().filter(|(_, samples, _)| !samples.is_empty());
-        Moof {
-            mfhd: Mfhd { sequence_number },
-            traf: traf.map(|(id, samples, at)| track_fragment(id, samples, at)).collect(),
-        }
-    };
+pub fn chunk(sequence_number: u32, samples: &[TimedSample], out: &mut Vec<u8>) {
+    let of = |kind: TrackKind| samples.iter().filter(move |timed| timed.sample.kind == kind);
+    let (video, audio) = (of(TrackKind::Video), of(TrackKind::Audio));
+    let (video_bytes, audio_bytes) = (payload(video.clone()), payload(audio.clone()));
+    let tracks = [
+        track_fragment(VIDEO_TRACK, video.clone(), MDAT_HEADER),
+        track_fragment(AUDIO_TRACK, audio.clone(), MDAT_HEADER + video_bytes),
+    ];
+    let mut moof = Moof { mfhd: Mfhd { sequence_number }, traf: tracks.into_iter().flatten().collect() };
     // The offsets' width does not depend on their values: measure first, then write.
     let start = out.len();
-    encode(&fragment(0), out);
-    let moof_len = out.len() - start;
+    encode(&moof, out);
+    let moof_len = (out.len() - start) as i32;
     out.truncate(start);
-    encode(&fragment(moof_len), out);
+    for trun in moof.traf.iter_mut().flat_map(|traf| &mut traf.trun) {
+        trun.data_offset = trun.data_offset.map(|offset| offset + moof_len);
+    }
+    encode(&moof, out);
     // A segment is bounded far below 4 GiB (MAX_SEGMENT_BYTES).
     out.extend(((MDAT_HEADER + video_bytes + audio_bytes) as u32).to_be_bytes());
     out.extend(b"mdat");
-    for sample in video.iter().chain(audio) {
+    for sample in video.chain(audio) {
         out.extend_from_slice(&sample.sample.data);
     }
 }
 
-fn payload(samples: &[TimedSample]) -> usize {
-    samples.iter().map(|sample| sample.sample.data.len()).sum()
+fn payload<'a>(samples: impl Iterator<Item = &'a TimedSample>) -> usize {
+    samples.map(|timed| timed.sample.data.len()).sum()
 }
 
 fn encode<T: Encode>(atom: &T, out: &mut Vec<u8>) {
@@ -89,20 +94,26 @@ fn encode<T: Encode>(atom: &T, out: &mut Vec<u8>) {
     }
 }
 
-fn track_fragment(track_id: u32, samples: &[TimedSample], data_at: usize) -> Traf {
-    let entries = samples.iter().map(|timed| TrunEntry {
+/// A track's part of a fragment; none if it has no sample in it.
+fn track_fragment<'a>(
+    track_id: u32,
+    samples: impl Iterator<Item = &'a TimedSample> + Clone,
+    data_at: usize,
+) -> Option<Traf> {
+    let first = samples.clone().next()?;
+    let entries = samples.map(|timed| TrunEntry {
         duration: Some(timed.duration),
         size: Some(timed.sample.data.len() as u32),
         flags: Some(if timed.sample.random_access { SYNC_FLAGS } else { NON_SYNC_FLAGS }),
         cts: (timed.sample.kind == TrackKind::Video).then_some(i64::from(timed.sample.composition)),
     });
-    Traf {
+    Some(Traf {
         tfhd: Tfhd { track_id, default_base_is_moof: true, ..Tfhd::default() },
         // Timelines start above zero, so that no decode time is negative.
-        tfdt: Some(Tfdt { base_media_decode_time: samples[0].sample.dts.max(0).cast_unsigned() }),
+        tfdt: Some(Tfdt { base_media_decode_time: first.sample.dts.max(0).cast_unsigned() }),
         trun: vec![Trun { data_offset: Some(data_at as i32), samples: TrunSamples::Explicit(entries.collect()) }],
         ..Traf::default()
-    }
+    })
 }
 
 fn video_track(config: &AvcConfig) -> Trak {

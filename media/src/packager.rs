@@ -72,7 +72,6 @@ pub struct Packager {
     discontinuity: bool,
     all_independent: bool,
     continuity: Continuity,
-    last_len: usize,
     counts: Counts,
     phase: Phase,
 }
@@ -95,7 +94,6 @@ impl Packager {
             discontinuity: false,
             all_independent: true,
             continuity: Continuity::default(),
-            last_len: 0,
             counts: Counts::default(),
             phase: Phase::Gathering(Gathering::default()),
         }
@@ -314,12 +312,10 @@ impl Packager {
         running.last_duration[kind as usize] = Some(duration);
         running.end[kind as usize] = Some(sample.dts + duration);
         let start = *running.start.get_or_insert(sample.dts);
-        let (container, capacity) = (self.settings.container, self.last_len + self.last_len / 8);
-        let open = running.open.get_or_insert_with(|| {
-            OpenSegment::new(container, running.init.clone(), start, capacity, &mut self.continuity)
-        });
+        let container = self.settings.container;
+        let open = running.open.get_or_insert_with(|| OpenSegment::new(container, running.init.clone(), start));
         // Steps are at most timeline::JUMP_MS, far inside 32 bits.
-        open.append(TimedSample { sample, duration: duration as u32 }, &mut self.continuity);
+        open.append(TimedSample { sample, duration: duration as u32 });
     }
 
     /// Ends the open segment at `boundary`, where the next one starts.
@@ -349,7 +345,6 @@ impl Packager {
     fn finish(&mut self, open: OpenSegment, end: i64) -> Segment {
         let (start, init) = (open.start, open.init.clone());
         let finished = open.finish(&mut self.continuity);
-        self.last_len = finished.bytes.len();
         self.all_independent &= finished.independent;
         let discontinuity = std::mem::take(&mut self.discontinuity);
         // Whatever paused, and however: EXTINF never rounds to more than the target. What follows a

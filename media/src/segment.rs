@@ -107,26 +107,31 @@ pub struct Segment {
     pub all_independent: bool,
 }
 
-/// A segment being filled. `Clone` because the packager's state is kept at every cut.
+/// A segment being filled: the samples as they came, put together once it is known to be whole, so that
+/// its bytes are held once and its buffer fits. `Clone` because the packager's state is kept at every cut.
 #[derive(Debug, Clone)]
 pub(crate) struct OpenSegment {
     pub init: Arc<Initialization>,
     pub start: i64,
     container: Container,
-    out: Vec<u8>,
-    parts: Vec<Part>,
-    /// Where the part being filled begins.
-    part_offset: usize,
+    samples: Vec<TimedSample>,
+    /// Payload bytes of the samples.
+    payload: usize,
+    /// Where parts end.
+    parts: Vec<PartEnd>,
     part_start: Option<i64>,
     part_end: i64,
     part_independent: bool,
-    /// Samples of the CMAF chunk being gathered; MPEG-TS writes at once.
-    video: Vec<TimedSample>,
-    audio: Vec<TimedSample>,
-    gathered: usize,
     video_samples: u32,
     independent: bool,
-    hasher: Sha256,
+}
+
+/// The end of a part, in samples.
+#[derive(Debug, Clone, Copy)]
+struct PartEnd {
+    samples: usize,
+    duration: i64,
+    independent: bool,
 }
 
 /// Counters that go on from segment to segment.
@@ -146,42 +151,28 @@ pub(crate) struct Finished {
 }
 
 impl OpenSegment {
-    pub fn new(
-        container: Container,
-        init: Arc<Initialization>,
-        start: i64,
-        capacity: usize,
-        continuity: &mut Continuity,
-    ) -> Self {
-        let mut out = Vec::with_capacity(capacity);
-        if container == Container::MpegTs {
-            continuity.muxer.tables(&init.tracks, &mut out);
-        }
+    pub fn new(container: Container, init: Arc<Initialization>, start: i64) -> Self {
         Self {
             init,
             start,
             container,
-            out,
+            samples: Vec::new(),
+            payload: 0,
             parts: Vec::new(),
-            part_offset: 0,
             part_start: None,
             part_end: start,
             part_independent: true,
-            video: Vec::new(),
-            audio: Vec::new(),
-            gathered: 0,
             video_samples: 0,
             independent: true,
-            hasher: Sha256::new(),
         }
     }
 
-    /// Bytes so far, what is gathered included.
+    /// Payload bytes so far.
     pub fn len(&self) -> usize {
-        self.out.len() + self.gathered
+        self.payload
     }
 
-    pub fn append(&mut self, timed: TimedSample, continuity: &mut Continuity) {
+    pub fn append(&mut self, timed: TimedSample) {
         let sample = &timed.sample;
         let leads = sample.kind == TrackKind::Video || self.init.tracks.video.is_none();
         let end = sample.dts + i64::from(timed.duration);
@@ -194,45 +185,65 @@ impl OpenSegment {
             self.video_samples += 1;
         }
         self.part_end = if leads { end } else { self.part_end };
-        match (self.container, sample.kind) {
-            (Container::MpegTs, _) => continuity.muxer.sample(&self.init.tracks, &timed, &mut self.out),
-            (Container::Cmaf, kind) => {
-                self.gathered += sample.data.len();
-                if kind == TrackKind::Video { self.video.push(timed) } else { self.audio.push(timed) }
-            }
-        }
+        self.payload += sample.data.len();
+        self.samples.push(timed);
         if leads && self.part_start.is_some_and(|start| end - start >= PART_TARGET) {
-            self.close_part(continuity);
+            self.end_part();
         }
     }
 
+    fn end_part(&mut self) {
+        if self.parts.last().is_some_and(|last| last.samples == self.samples.len()) {
+            return;
+        }
+        let duration = self.part_start.map_or(0, |start| self.part_end - start);
+        self.parts.push(PartEnd { samples: self.samples.len(), duration, independent: self.part_independent });
+        self.part_start = None;
+    }
+
+    /// Puts the segment together.
     pub fn finish(mut self, continuity: &mut Continuity) -> Finished {
-        self.close_part(continuity);
+        self.end_part();
+        let mut out = Vec::with_capacity(self.estimate());
+        if self.container == Container::MpegTs {
+            continuity.muxer.tables(&self.init.tracks, &mut out);
+        }
+        let (mut parts, mut from, mut offset) = (Vec::with_capacity(self.parts.len()), 0, 0);
+        for end in &self.parts {
+            self.write_part(&self.samples[from..end.samples], continuity, &mut out);
+            let (length, PartEnd { duration, independent, .. }) = (out.len() - offset, *end);
+            parts.push(Part { offset, length, duration, independent });
+            (from, offset) = (end.samples, out.len());
+        }
+        // Held for as long as it can be fetched: what was reserved in vain is given back.
+        out.shrink_to_fit();
         Finished {
-            bytes: self.out.into(),
-            digest: self.hasher.finalize().into(),
-            parts: self.parts,
+            digest: Sha256::digest(&out).into(),
+            bytes: out.into(),
+            parts,
             independent: self.independent,
             video_samples: self.video_samples,
         }
     }
 
-    fn close_part(&mut self, continuity: &mut Continuity) {
-        if self.gathered > 0 {
-            continuity.chunk_sequence = continuity.chunk_sequence.wrapping_add(1);
-            cmaf::chunk(continuity.chunk_sequence, &self.video, &self.audio, &mut self.out);
-            self.video.clear();
-            self.audio.clear();
-            self.gathered = 0;
+    fn write_part(&self, samples: &[TimedSample], continuity: &mut Continuity, out: &mut Vec<u8>) {
+        match self.container {
+            Container::MpegTs => {
+                samples.iter().for_each(|timed| continuity.muxer.sample(&self.init.tracks, timed, out));
+            }
+            Container::Cmaf => {
+                continuity.chunk_sequence = continuity.chunk_sequence.wrapping_add(1);
+                cmaf::chunk(continuity.chunk_sequence, samples, out);
+            }
         }
-        let (offset, length) = (self.part_offset, self.out.len() - self.part_offset);
-        if length == 0 {
-            return;
+    }
+
+    /// Bytes it will have at most, unless samples are tiny.
+    fn estimate(&self) -> usize {
+        let (samples, parts) = (self.samples.len(), self.parts.len());
+        match self.container {
+            Container::Cmaf => self.payload + samples * cmaf::SAMPLE_OVERHEAD + parts * cmaf::CHUNK_OVERHEAD,
+            Container::MpegTs => self.payload + self.payload / 40 + (samples + 2) * 2 * mpegts::PACKET_LEN,
         }
-        self.hasher.update(&self.out[offset..]);
-        let duration = self.part_start.map_or(0, |start| self.part_end - start);
-        self.parts.push(Part { offset, length, duration, independent: self.part_independent });
-        self.part_offset = self.out.len();
-        self.part_start = None;
     }
 }

@@ -2,11 +2,13 @@
 
 use crate::name::StreamName;
 use bytes::Bytes;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Files listed in one directory at most: a window and its leftovers have far fewer.
@@ -26,6 +28,11 @@ pub trait Archive: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
     /// Gives a file written aside its name.
     fn commit(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()>;
+    /// Writes a file under the temporary name that [`Archive::exchange`] gave back.
+    fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Bytes) -> io::Result<()>;
+    /// Gives a file written aside its name, like `commit`; the temporary name under which the file is that
+    /// had the name before, where storage can do that.
+    fn exchange(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<Option<Aside>>;
     /// Removes a file; one that is not there is no error.
     fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()>;
     /// Names and lengths of the files of a stream's live directory.
@@ -43,12 +50,14 @@ pub trait Archive: Send + Sync + 'static {
 pub struct LocalDirectory {
     root: PathBuf,
     asides: AtomicU64,
+    /// The file system cannot exchange two names (network file systems cannot).
+    cannot_exchange: AtomicBool,
 }
 
 impl LocalDirectory {
     /// An archive under `root`. Nothing is touched yet: storage may be away when the process starts.
     pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned(), asides: AtomicU64::new(0) }
+        Self { root: root.to_owned(), asides: AtomicU64::new(0), cannot_exchange: AtomicBool::new(false) }
     }
 
     /// Where the window of `stream` lies.
@@ -87,6 +96,29 @@ impl Archive for LocalDirectory {
 
     fn commit(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()> {
         fs::rename(self.aside(stream, name, aside), self.live_directory(stream).join(name))
+    }
+
+    fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Bytes) -> io::Result<()> {
+        let mut file = fs::File::options().write(true).open(self.aside(stream, name, aside))?;
+        file.write_all(bytes)?;
+        // In this order nothing is freed only to be allocated again.
+        file.set_len(bytes.len() as u64)
+    }
+
+    fn exchange(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<Option<Aside>> {
+        let (from, to) = (self.aside(stream, name, aside), self.live_directory(stream).join(name));
+        if !self.cannot_exchange.load(Ordering::Relaxed) {
+            match renameat_with(CWD, &from, CWD, &to, RenameFlags::EXCHANGE) {
+                Ok(()) => return Ok(Some(aside)),
+                // Nothing has the name yet.
+                Err(Errno::NOENT) => {}
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    self.cannot_exchange.store(true, Ordering::Relaxed)
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        fs::rename(from, to).map(|()| None)
     }
 
     fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()> {
@@ -157,8 +189,16 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct LedgerState {
     files: BTreeMap<String, u64>,
-    /// Version of the snapshot whose playlists and digests are there.
-    documents: Option<u64>,
+    documents: Option<Documents>,
+}
+
+/// Which playlists and digests the directory holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Documents {
+    /// Version of the snapshot they are of.
+    pub version: u64,
+    /// Validator of the Multivariant Playlist, which seldom changes.
+    pub multivariant: String,
 }
 
 impl Ledger {
@@ -167,9 +207,9 @@ impl Ledger {
         self.lock().files.clone()
     }
 
-    /// Version of the snapshot whose playlists and digests are believed to be there.
-    pub fn documents(&self) -> Option<u64> {
-        self.lock().documents
+    /// Playlists and digests that are believed to be there.
+    pub fn documents(&self) -> Option<Documents> {
+        self.lock().documents.clone()
     }
 
     /// Notes what is there, whatever was believed before.
@@ -187,9 +227,9 @@ impl Ledger {
         self.lock().files.remove(name);
     }
 
-    /// Notes that playlists and digests of a snapshot are there, or (`None`) that they must be written again.
-    pub fn set_documents(&self, version: Option<u64>) {
-        self.lock().documents = version;
+    /// Notes which playlists and digests are there, or (`None`) that they must be written again.
+    pub fn set_documents(&self, documents: Option<Documents>) {
+        self.lock().documents = documents;
     }
 
     fn lock(&self) -> MutexGuard<'_, LedgerState> {
@@ -212,6 +252,20 @@ mod tests {
         archive.commit(&stream, "0-1.m4s", aside).expect("committed");
         assert_eq!(archive.list(&stream).expect("listed"), BTreeMap::from([("0-1.m4s".to_owned(), 5)]));
         assert_eq!(archive.highest_sequence().expect("listed"), 1);
+        // Documents change places with what they replace, from the second time on.
+        let document = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let first = archive.write_aside(&stream, "0.m3u8", &document("first")).expect("written");
+        assert_eq!(archive.exchange(&stream, "0.m3u8", first).expect("committed"), None);
+        let second = archive.write_aside(&stream, "0.m3u8", &document("the second")).expect("written");
+        if let Some(spare) = archive.exchange(&stream, "0.m3u8", second).expect("committed") {
+            assert_eq!(archive.read(&stream, "0.m3u8").expect("read"), "the second");
+            archive.rewrite_aside(&stream, "0.m3u8", spare, &document("third")).expect("written");
+            assert_eq!(archive.read(&stream, "0.m3u8").expect("read"), "the second");
+            archive.exchange(&stream, "0.m3u8", spare).expect("committed");
+            assert_eq!(archive.read(&stream, "0.m3u8").expect("read"), "third");
+            archive.remove(&stream, "0.m3u8.2.tmp").expect("removed");
+        }
+        archive.remove(&stream, "0.m3u8").expect("removed");
         archive.remove(&stream, "0-1.m4s").expect("removed");
         archive.remove(&stream, "0-1.m4s").expect("nothing to remove");
         assert!(archive.list(&stream).expect("listed").is_empty());

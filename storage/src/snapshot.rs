@@ -228,6 +228,11 @@ impl Snapshot {
         files.map(|file| (file.name.as_str(), file)).collect()
     }
 
+    /// Bytes of all files that can be fetched.
+    pub fn held_bytes(&self) -> usize {
+        self.files().values().map(|file| file.bytes.len()).sum()
+    }
+
     /// The next state: `segments` appended, old ones expired, playlists rendered anew.
     pub fn next(&self, segments: Vec<Segment>, end: bool, window: usize, resume: Option<Resume>, now: Instant) -> Self {
         let mut next = self.carried(resume, now);
@@ -314,7 +319,11 @@ impl Snapshot {
             self.listed.iter().fold((segment.bytes.len(), segment.duration), |(bytes, ticks), listed| {
                 (bytes + listed.file.bytes.len(), ticks + listed.listed.duration)
             });
-        self.measured.average = rate(bytes, ticks).min(self.measured.peak);
+        // Told anew only when it is wrong by a tenth: a Multivariant Playlist that stays the same can be cached.
+        let average = rate(bytes, ticks).min(self.measured.peak);
+        if average.abs_diff(self.measured.average) > self.measured.average / 10 {
+            self.measured.average = average;
+        }
         if segment.video_samples > 1 && segment.init.tracks.video.is_some() {
             let seconds = segment.duration as f64 / TICKS_PER_SECOND as f64;
             self.measured.frame_rate.get_or_insert((f64::from(segment.video_samples) / seconds).round().max(1.0));

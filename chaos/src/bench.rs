@@ -1,0 +1,5 @@
+//! Bench: what Steadycast costs, measured beside nginx-rtmp in one run.
+
+pub mod contender;
+pub mod ingest;
+pub mod machine;

@@ -19,7 +19,7 @@ use storage::{Archive, LiveStream, Registry, Snapshot};
 use tokio::time::{Duration, Instant};
 
 /// How often window and archive are compared.
-const TICK: Duration = Duration::from_millis(250);
+const TICK: Duration = Duration::from_millis(500);
 /// First wait after a failed operation; it doubles up to the longest.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 /// Longest wait after a failed operation: storage that heals is used again within this.

@@ -11,8 +11,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 
-/// How often publishers are read: a tenth of a part, far below what a viewer could notice.
-const STEP: Duration = Duration::from_millis(50);
+/// How often publishers are read: a twentieth of a segment, far below what a viewer could notice.
+const STEP: Duration = Duration::from_millis(100);
 /// How soon a publisher is read again that had this much to say or more: 5 Mbit/s sustained, or a large key frame.
 const SHORT_STEP: Duration = Duration::from_millis(5);
 const MUCH: usize = 32 << 10;

@@ -17,7 +17,7 @@ use storage::window::Superseded;
 use tokio::time::{Duration, Instant};
 
 /// How often the log is read. One wake-up for many samples, at any number of samples a second.
-const PUMP: Duration = Duration::from_millis(100);
+const PUMP: Duration = Duration::from_millis(200);
 /// Entries taken at once, so that one message's work stays short.
 const BATCH: usize = 512;
 /// Failures at one position after which the samples around it are skipped.

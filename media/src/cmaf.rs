@@ -21,10 +21,6 @@ const SYNC_FLAGS: u32 = 0x0200_0000;
 const NON_SYNC_FLAGS: u32 = 0x0101_0000;
 /// Bytes of an mdat header.
 const MDAT_HEADER: usize = 8;
-/// Bytes of a sample in a track run: duration, size, flags, composition time offset.
-pub(crate) const SAMPLE_OVERHEAD: usize = 16;
-/// Bytes of a chunk's boxes besides its samples, at most: moof, mfhd, two traf with tfhd, tfdt and trun, mdat.
-pub(crate) const CHUNK_OVERHEAD: usize = 256;
 
 /// The initialization section (EXT-X-MAP) of a set of tracks.
 pub fn init(tracks: &Tracks) -> Bytes {

@@ -3,13 +3,25 @@
 use crate::sample::{Sample, TICKS_PER_SECOND, TrackKind, Tracks};
 use crate::{cmaf, mpegts};
 use bytes::Bytes;
+use memmap2::MmapOptions;
 use sha2::{Digest, Sha256};
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// Target duration of a part, ticks: half a second, a fragment of its own in CMAF.
 const PART_TARGET: i64 = TICKS_PER_SECOND / 2;
 /// Largest segment, bytes: ten seconds of 50 Mbit/s. A larger one is cut by force.
 pub const MAX_SEGMENT_BYTES: usize = 64 << 20;
+
+/// Segments from this size on get pages of their own, bytes: below it, what rounding wastes is small.
+const MIN_MAPPED: usize = 32 << 10;
+/// Memory a thread keeps to put segments together in, bytes.
+const MAX_SCRATCH: usize = 4 << 20;
+
+thread_local! {
+    /// Where a thread puts segments together: their size is known afterwards.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// SHA-256 of a file viewers can fetch.
 pub type FileDigest = [u8; 32];
@@ -204,26 +216,34 @@ impl OpenSegment {
     /// Puts the segment together.
     pub fn finish(mut self, continuity: &mut Continuity) -> Finished {
         self.end_part();
-        let mut out = Vec::with_capacity(self.estimate());
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            let parts = self.write(continuity, scratch);
+            let finished = Finished {
+                digest: Sha256::digest(&*scratch).into(),
+                bytes: held(scratch),
+                parts,
+                independent: self.independent,
+                video_samples: self.video_samples,
+            };
+            scratch.shrink_to(MAX_SCRATCH);
+            finished
+        })
+    }
+
+    /// Writes the file; its parts.
+    fn write(&self, continuity: &mut Continuity, out: &mut Vec<u8>) -> Vec<Part> {
         if self.container == Container::MpegTs {
-            continuity.muxer.tables(&self.init.tracks, &mut out);
+            continuity.muxer.tables(&self.init.tracks, out);
         }
         let (mut parts, mut from, mut offset) = (Vec::with_capacity(self.parts.len()), 0, 0);
         for end in &self.parts {
-            self.write_part(&self.samples[from..end.samples], continuity, &mut out);
+            self.write_part(&self.samples[from..end.samples], continuity, out);
             let (length, PartEnd { duration, independent, .. }) = (out.len() - offset, *end);
             parts.push(Part { offset, length, duration, independent });
             (from, offset) = (end.samples, out.len());
         }
-        // Held for as long as it can be fetched: what was reserved in vain is given back.
-        out.shrink_to_fit();
-        Finished {
-            digest: Sha256::digest(&out).into(),
-            bytes: out.into(),
-            parts,
-            independent: self.independent,
-            video_samples: self.video_samples,
-        }
+        parts
     }
 
     fn write_part(&self, samples: &[TimedSample], continuity: &mut Continuity, out: &mut Vec<u8>) {
@@ -237,13 +257,20 @@ impl OpenSegment {
             }
         }
     }
+}
 
-    /// Bytes it will have at most, unless samples are tiny.
-    fn estimate(&self) -> usize {
-        let (samples, parts) = (self.samples.len(), self.parts.len());
-        match self.container {
-            Container::Cmaf => self.payload + samples * cmaf::SAMPLE_OVERHEAD + parts * cmaf::CHUNK_OVERHEAD,
-            Container::MpegTs => self.payload + self.payload / 40 + (samples + 2) * 2 * mpegts::PACKET_LEN,
+/// The bytes, in memory of their own that fits to the page: a segment is held for half a minute, and its pages
+/// come and go as a whole. Allocators round such sizes up, or fault their pages in one by one.
+fn held(bytes: &[u8]) -> Bytes {
+    if bytes.len() < MIN_MAPPED {
+        return Bytes::copy_from_slice(bytes);
+    }
+    match MmapOptions::new().len(bytes.len()).populate().map_anon() {
+        Ok(mut map) => {
+            map.copy_from_slice(bytes);
+            Bytes::from_owner(map)
         }
+        // No room for one more mapping: ordinary memory may still be there.
+        Err(_) => Bytes::copy_from_slice(bytes),
     }
 }

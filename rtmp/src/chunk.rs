@@ -19,9 +19,9 @@ const EXTENDED: u32 = 0x00FF_FFFF;
 const FIRST_ALLOCATION: usize = 4096;
 /// Messages that arrive whole share blocks of this size: most are far smaller, and one allocation serves
 /// several. They live about equally long, so that a block is not kept by its last message for long.
-const BLOCK: usize = 16 << 10;
+const BLOCK: usize = 8 << 10;
 /// Messages larger than this get memory of their own: what is left over of a block is wasted.
-const MAX_IN_BLOCK: usize = BLOCK / 8;
+const MAX_IN_BLOCK: usize = BLOCK / 4;
 
 /// A whole RTMP message.
 #[derive(Debug, Clone, PartialEq, Eq)]

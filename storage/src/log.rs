@@ -14,6 +14,9 @@ pub const MAX_BYTES: usize = 96 << 20;
 /// Most entries: 65 s at a thousand samples a second, six times the longest segment.
 pub const MAX_ENTRIES: usize = 65_536;
 
+/// Entries for which room is kept: two seconds of ordinary media.
+const LEAST_ROOM: usize = 192;
+
 /// The writer's epoch is over: another publisher holds the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("epoch {0} has ended")]
@@ -133,6 +136,7 @@ impl SampleLog {
         while ring.first < position && !ring.entries.is_empty() {
             ring.drop_first();
         }
+        ring.give_back();
     }
 
     /// The position the next entry will get.
@@ -176,6 +180,13 @@ impl Ring {
             self.bytes -= entry.payload_len();
             self.first += 1;
             self.before.apply(&entry);
+        }
+    }
+
+    /// Gives room back that a burst or a long GOP needed once.
+    fn give_back(&mut self) {
+        if self.entries.capacity() > LEAST_ROOM.max(4 * self.entries.len()) {
+            self.entries.shrink_to(LEAST_ROOM.max(2 * self.entries.len()));
         }
     }
 

@@ -1,9 +1,8 @@
 //! Media Segments, made of parts, and the initialization section they need.
 
 use crate::sample::{Sample, TICKS_PER_SECOND, TrackKind, Tracks};
-use crate::{cmaf, mpegts};
+use crate::{cmaf, mpegts, pages};
 use bytes::Bytes;
-use memmap2::MmapOptions;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,8 +12,6 @@ const PART_TARGET: i64 = TICKS_PER_SECOND / 2;
 /// Largest segment, bytes: ten seconds of 50 Mbit/s. A larger one is cut by force.
 pub const MAX_SEGMENT_BYTES: usize = 64 << 20;
 
-/// Segments from this size on get pages of their own, bytes: below it, what rounding wastes is small.
-const MIN_MAPPED: usize = 32 << 10;
 /// Memory a thread keeps to put segments together in, bytes.
 const MAX_SCRATCH: usize = 4 << 20;
 
@@ -221,7 +218,7 @@ impl OpenSegment {
             let parts = self.write(continuity, scratch);
             let finished = Finished {
                 digest: Sha256::digest(&*scratch).into(),
-                bytes: held(scratch),
+                bytes: pages::hold(scratch),
                 parts,
                 independent: self.independent,
                 video_samples: self.video_samples,
@@ -256,21 +253,5 @@ impl OpenSegment {
                 cmaf::chunk(continuity.chunk_sequence, samples, out);
             }
         }
-    }
-}
-
-/// The bytes, in memory of their own that fits to the page: a segment is held for half a minute, and its pages
-/// come and go as a whole. Allocators round such sizes up, or fault their pages in one by one.
-fn held(bytes: &[u8]) -> Bytes {
-    if bytes.len() < MIN_MAPPED {
-        return Bytes::copy_from_slice(bytes);
-    }
-    match MmapOptions::new().len(bytes.len()).populate().map_anon() {
-        Ok(mut map) => {
-            map.copy_from_slice(bytes);
-            Bytes::from_owner(map)
-        }
-        // No room for one more mapping: ordinary memory may still be there.
-        Err(_) => Bytes::copy_from_slice(bytes),
     }
 }

@@ -1,5 +1,6 @@
 //! `chaos`: the instruments, from the command line.
 
+use chaos::audit::{self, Audit};
 use chaos::load::{self, Load};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -29,6 +30,18 @@ enum Command {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
+    /// Follows live playlists and checks what RFC 8216 demands over time; prints what it found as JSON.
+    Audit {
+        /// Multivariant or Media Playlists, all at once.
+        #[arg(required = true)]
+        urls: Vec<String>,
+        /// For how long, seconds.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// The playlists are expected to end meanwhile.
+        #[arg(long)]
+        expect_end: bool,
+    },
     /// Measures what publishing costs.
     Ingest {
         /// Our binary.
@@ -55,6 +68,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     let (url, clip, streams, seconds) = match Cli::parse().command {
         Command::Load { url, clip, streams, seconds } => (url, clip, streams, seconds),
+        Command::Audit { urls, seconds, expect_end } => return audit_all(urls, seconds, expect_end),
         Command::Ingest { program, directory, clip, who, streams, seconds } => {
             use chaos::bench::{contender::Contender, ingest::*};
             std::fs::create_dir_all(&directory)?;
@@ -76,5 +90,19 @@ fn main() -> anyhow::Result<()> {
     let report = load::run(&Load { url, clip, streams, duration: Duration::from_secs(seconds) }, || ())?;
     println!("{}", serde_json::to_string_pretty(&report)?);
     anyhow::ensure!(report.disconnected == 0, "{} publishers were disconnected", report.disconnected);
+    Ok(())
+}
+
+/// Audits playlists side by side; fails if anything was found.
+fn audit_all(urls: Vec<String>, seconds: u64, expect_end: bool) -> anyhow::Result<()> {
+    let audits = urls.into_iter().map(|url| Audit { url, duration: Duration::from_secs(seconds), expect_end });
+    let audits: Vec<_> = audits.map(|audit| std::thread::spawn(move || audit::run(&audit))).collect();
+    let mut reports = Vec::new();
+    for audit in audits {
+        reports.extend(audit.join().map_err(|_| anyhow::anyhow!("an auditor panicked"))??);
+    }
+    println!("{}", serde_json::to_string_pretty(&reports)?);
+    let found: usize = reports.iter().map(|report| report.findings.len()).sum();
+    anyhow::ensure!(found == 0, "{found} findings");
     Ok(())
 }

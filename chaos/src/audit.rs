@@ -1,0 +1,295 @@
+//! Auditor: follows live playlists and checks what RFC 8216 and ours promise, over time.
+//!
+//! It believes nobody: everything that is listed is fetched when it is new, again before it leaves the playlist,
+//! and again while it must still be there, and read.
+
+pub mod content;
+mod continuity;
+pub mod finding;
+mod playlist;
+
+use anyhow::Context;
+use continuity::Continuity;
+use finding::{Findings, Report, Rule};
+use playlist::{History, Reading};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How often playlists are read.
+const POLL: Duration = Duration::from_millis(200);
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Before a removed segment may go, it is fetched once more this long before.
+const MARGIN: Duration = Duration::from_millis(700);
+/// Largest body that is read, bytes.
+const MAX_BODY: u64 = 256 << 20;
+/// Where digests are published beside a playlist, if they are.
+const DIGESTS: &str = "segments-sha256.json";
+
+/// What to audit.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// A Multivariant or Media Playlist.
+    pub url: String,
+    /// For how long.
+    pub duration: Duration,
+    /// The playlist is expected to end meanwhile.
+    pub expect_end: bool,
+}
+
+/// Audits every rendition of a playlist at once; a report for each.
+pub fn run(audit: &Audit) -> anyhow::Result<Vec<Report>> {
+    let first = get(&audit.url).with_context(|| format!("{} is not there", audit.url))?;
+    let urls = match m3u8_rs::parse_playlist_res(&first.body) {
+        Ok(m3u8_rs::Playlist::MasterPlaylist(multivariant)) => {
+            let variants = multivariant.variants.iter().map(|variant| variant.uri.clone());
+            let renditions = multivariant.alternatives.iter().filter_map(|rendition| rendition.uri.clone());
+            variants.chain(renditions).map(|uri| beside(&audit.url, &uri)).collect()
+        }
+        _ => BTreeSet::from([audit.url.clone()]),
+    };
+    let followers: Vec<_> = urls
+        .into_iter()
+        .map(|url| {
+            let audit = audit.clone();
+            std::thread::spawn(move || Follower::new(url).follow(&audit))
+        })
+        .collect();
+    followers.into_iter().map(|follower| follower.join().map_err(|_| anyhow::anyhow!("the auditor panicked"))).collect()
+}
+
+struct Answer {
+    content_type: String,
+    cache_control: Option<String>,
+    body: Vec<u8>,
+}
+
+/// The answer, if it is a 200; else what it was.
+fn get(url: &str) -> anyhow::Result<Answer> {
+    let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER)).build();
+    let mut response = ureq::Agent::new_with_config(config).get(url).call()?;
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let (content_type, cache_control) = (header("content-type").unwrap_or_default(), header("cache-control"));
+    let body = response.body_mut().with_config().limit(MAX_BODY).read_to_vec()?;
+    Ok(Answer { content_type, cache_control, body })
+}
+
+/// A URI relative to a playlist (RFC 3986 section 5), as far as playlists use it.
+fn beside(playlist: &str, uri: &str) -> String {
+    if uri.contains("://") {
+        return uri.to_owned();
+    }
+    let origin = playlist.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+    if uri.starts_with('/') {
+        return format!("{origin}{uri}");
+    }
+    let path = playlist.split('?').next().unwrap_or(playlist);
+    let directory = path.rsplit_once('/').map_or(path, |(directory, _)| directory);
+    format!("{directory}/{uri}")
+}
+
+/// A segment that is to be fetched again.
+struct Again {
+    /// When it left the playlist and may go, if it has left.
+    until: Option<Duration>,
+    digest: [u8; 32],
+    refetched: bool,
+}
+
+struct Follower {
+    url: String,
+    history: History,
+    continuity: Continuity,
+    findings: Findings,
+    maps: BTreeMap<String, Vec<u8>>,
+    /// By number.
+    again: BTreeMap<u64, Again>,
+    /// Length of the longest playlist so far.
+    longest_playlist: f64,
+    digests: bool,
+    polls: u64,
+    segments: u64,
+    refetched: u64,
+    first_segment: Duration,
+}
+
+impl Follower {
+    fn new(url: String) -> Self {
+        Self {
+            url,
+            history: History::default(),
+            continuity: Continuity::default(),
+            findings: Findings::default(),
+            maps: BTreeMap::new(),
+            again: BTreeMap::new(),
+            longest_playlist: 0.0,
+            digests: false,
+            polls: 0,
+            segments: 0,
+            refetched: 0,
+            first_segment: Duration::ZERO,
+        }
+    }
+
+    fn follow(mut self, audit: &Audit) -> Report {
+        let begun = Instant::now();
+        while begun.elapsed() < audit.duration {
+            let due = begun.elapsed() + POLL;
+            self.poll(begun);
+            self.fetch_what_leaves(begun.elapsed());
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+        }
+        let ended = self.history.has_ended();
+        self.findings
+            .check(audit.expect_end || !ended, Rule::EndedUnexpectedly, "playlist", || "it has ENDLIST".into());
+        self.findings.check(!audit.expect_end || ended, Rule::NotEnded, "playlist", || "it has no ENDLIST".into());
+        Report {
+            url: self.url,
+            polls: self.polls,
+            segments: self.segments,
+            refetched: self.refetched,
+            discontinuities: self.history.discontinuities(),
+            longest_wait: self.history.longest_wait,
+            first_segment: self.first_segment,
+            digests: self.digests,
+            findings: self.findings.into_list(),
+        }
+    }
+
+    fn poll(&mut self, begun: Instant) {
+        self.polls += 1;
+        let answer = match get(&self.url) {
+            Ok(answer) => answer,
+            Err(error) => return self.findings.add(Rule::Status, "playlist", error.to_string()),
+        };
+        self.check_playlist_headers(&answer);
+        let at = begun.elapsed();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let reading = self.history.read(&text, at, wall, &mut self.findings);
+        self.longest_playlist = self.longest_playlist.max(reading.length);
+        self.note_removed(&reading, at);
+        let digests = if reading.new.is_empty() { None } else { self.read_digests() };
+        for sequence in &reading.new {
+            if self.segments == 0 {
+                self.first_segment = at;
+            }
+            self.fetch_new(*sequence, digests.as_ref());
+        }
+        // The oldest may leave with the next reading.
+        if let Some(oldest) = reading.listed.first().filter(|_| reading.listed.len() > 3) {
+            self.refetch(*oldest, Rule::Status);
+        }
+    }
+
+    fn check_playlist_headers(&mut self, answer: &Answer) {
+        let expected = ["application/vnd.apple.mpegurl", "audio/mpegurl", "application/x-mpegurl"];
+        let kind = answer.content_type.to_ascii_lowercase();
+        self.findings
+            .check(expected.iter().any(|name| kind.starts_with(name)), Rule::ContentType, "playlist", || kind.clone());
+        let target = self.history.target_duration().map_or(10, |target| target.as_secs());
+        let control = answer.cache_control.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let age = control.split("max-age=").nth(1).and_then(|rest| rest.split([',', ' ']).next()?.parse::<u64>().ok());
+        let fresh =
+            control.contains("no-cache") || control.contains("no-store") || age.is_some_and(|age| age <= target);
+        self.findings.check(fresh, Rule::Caching, "playlist", || format!("Cache-Control: {control:?}"));
+    }
+
+    /// A removed segment stays for its own duration and that of the longest playlist that listed it.
+    fn note_removed(&mut self, reading: &Reading, at: Duration) {
+        let Some(oldest) = reading.listed.first() else { return };
+        for (sequence, again) in self.again.range_mut(..oldest) {
+            if again.until.is_none() {
+                let own = self.history.entry(*sequence).map_or(0.0, |entry| entry.duration);
+                // It was removed between this reading and the one before.
+                let since = at.saturating_sub(POLL);
+                again.until = Some(since + Duration::from_secs_f64(own + self.longest_playlist));
+            }
+        }
+    }
+
+    fn read_digests(&mut self) -> Option<BTreeMap<String, String>> {
+        let answer = get(&beside(&self.url, DIGESTS));
+        if let Err(error) = &answer {
+            self.findings.check(!self.digests, Rule::Digest, DIGESTS, || error.to_string());
+        }
+        let digests = serde_json::from_slice(&answer.ok()?.body);
+        self.digests = true;
+        self.findings.check(digests.is_ok(), Rule::Digest, DIGESTS, || "it is no object of digests".into());
+        digests.ok()
+    }
+
+    fn fetch_new(&mut self, sequence: u64, digests: Option<&BTreeMap<String, String>>) {
+        let Some(entry) = self.history.entry(sequence).cloned().filter(|entry| !entry.gap) else { return };
+        if let Some(map) = entry.map.as_ref().filter(|map| !self.maps.contains_key(*map)) {
+            match get(&beside(&self.url, map)) {
+                Ok(answer) => {
+                    self.check_digest(map, &answer.body, digests);
+                    self.maps.insert(map.clone(), answer.body);
+                }
+                Err(error) => self.findings.add(Rule::Status, map, error.to_string()),
+            }
+        }
+        let answer = match get(&beside(&self.url, &entry.uri)) {
+            Ok(answer) => answer,
+            Err(error) => return self.findings.add(Rule::Status, &entry.uri, error.to_string()),
+        };
+        self.segments += 1;
+        self.check_digest(&entry.uri, &answer.body, digests);
+        let expected: &[&str] =
+            if entry.map.is_some() { &["video/mp4", "audio/mp4", "video/iso.segment"] } else { &["video/mp2t"] };
+        let kind = answer.content_type.to_ascii_lowercase();
+        self.findings.check(expected.contains(&kind.as_str()), Rule::ContentType, &entry.uri, || kind.clone());
+        let digest = Sha256::digest(&answer.body).into();
+        self.again.insert(sequence, Again { until: None, digest, refetched: false });
+        let map = entry.map.as_ref().and_then(|map| self.maps.get(map));
+        match content::read(&answer.body, map.map(Vec::as_slice)) {
+            Ok(content) => {
+                self.continuity.take(sequence, &entry, content, self.history.independent, &mut self.findings);
+            }
+            Err(error) => self.findings.add(Rule::Unreadable, &entry.uri, format!("{error:#}")),
+        }
+    }
+
+    fn check_digest(&mut self, uri: &str, body: &[u8], digests: Option<&BTreeMap<String, String>>) {
+        let Some(digests) = digests else { return };
+        let name = uri.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or(uri);
+        let real: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+        let listed = digests.get(name);
+        self.findings.check(listed == Some(&real), Rule::Digest, uri, || format!("listed {listed:?}, is {real}"));
+    }
+
+    /// Fetches a segment a second time, while it is still listed.
+    fn refetch(&mut self, sequence: u64, gone: Rule) {
+        let Some(again) = self.again.get_mut(&sequence).filter(|again| !again.refetched) else { return };
+        again.refetched = true;
+        let expected = again.digest;
+        self.fetch_again(sequence, expected, gone);
+    }
+
+    fn fetch_again(&mut self, sequence: u64, expected: [u8; 32], gone: Rule) {
+        let Some(uri) = self.history.entry(sequence).map(|entry| entry.uri.clone()) else { return };
+        self.refetched += 1;
+        match get(&beside(&self.url, &uri)) {
+            Ok(answer) => {
+                let same = <[u8; 32]>::from(Sha256::digest(&answer.body)) == expected;
+                self.findings.check(same, Rule::BytesChanged, &uri, || "other bytes than when it was new".into());
+            }
+            Err(error) => self.findings.add(gone, &uri, error.to_string()),
+        }
+    }
+
+    /// Fetches removed segments a last time, shortly before they may go.
+    fn fetch_what_leaves(&mut self, at: Duration) {
+        let due = |again: &Again| again.until.is_some_and(|until| at + MARGIN >= until);
+        let leaving: Vec<u64> = self.again.iter().filter(|(_, again)| due(again)).map(|(n, _)| *n).collect();
+        for sequence in leaving {
+            let Some(again) = self.again.remove(&sequence) else { continue };
+            // An audit that was held up itself has nothing to say.
+            if again.until.is_some_and(|until| at < until) {
+                self.fetch_again(sequence, again.digest, Rule::GoneTooEarly);
+            }
+        }
+    }
+}

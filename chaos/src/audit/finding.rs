@@ -1,0 +1,127 @@
+//! What an audit can find.
+
+use serde::Serialize;
+use std::time::Duration;
+
+/// A rule that was broken. The number is the section of RFC 8216 it comes from, where it comes from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// A playlist or what it names is not answered with 200 (6.2.1).
+    Status,
+    /// A media type that players do not expect (4).
+    ContentType,
+    /// A live playlist that caches may keep longer than a target duration, or say nothing about (6.2.1).
+    Caching,
+    /// A playlist or a segment that cannot be read.
+    Unreadable,
+    /// EXT-X-MEDIA-SEQUENCE does not count the segments that were removed (6.2.2).
+    MediaSequence,
+    /// EXT-X-DISCONTINUITY-SEQUENCE does not count the discontinuities that were removed (6.2.2).
+    DiscontinuitySequence,
+    /// What was listed once is listed differently later (6.2.1).
+    EntryChanged,
+    /// A URI that once had other bytes (6.2.1).
+    BytesChanged,
+    /// EXT-X-TARGETDURATION changed (6.2.1).
+    TargetDurationChanged,
+    /// EXTINF, rounded, is above the target duration (4.3.3.1).
+    TargetDurationExceeded,
+    /// The playlist ended and was not expected to (4.3.3.4).
+    EndedUnexpectedly,
+    /// The playlist did not end and was expected to (4.3.3.4).
+    NotEnded,
+    /// The playlist changed after its end (6.2.1).
+    ChangedAfterEnd,
+    /// No new segment for more than one and a half target durations (6.2.2).
+    NoNewSegment,
+    /// The playlist is shorter than three target durations (6.2.2).
+    ShortPlaylist,
+    /// A segment that left the playlist went away too early (6.2.2).
+    GoneTooEarly,
+    /// EXT-X-PROGRAM-DATE-TIME goes back, jumps without a discontinuity, or is not the time of day (4.3.2.6).
+    ProgramDateTime,
+    /// EXTINF is not the duration of the segment's media (4.3.2.1).
+    Duration,
+    /// Timestamps are not continued where no discontinuity is announced (4.3.2.3).
+    Timestamps,
+    /// Continuity counters are not continued (ISO/IEC 13818-1, 2.4.3.3).
+    ContinuityCounter,
+    /// A segment does not begin with a random access point although it is claimed (4.3.5.1).
+    NotIndependent,
+    /// Audio and video are apart, or drift apart.
+    AudioVideo,
+    /// A file is not among the digests when it is listed, or its digest is another.
+    Digest,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The rule.
+    pub rule: Rule,
+    /// What it was found at.
+    pub subject: String,
+    /// What was expected and what was there.
+    pub detail: String,
+}
+
+/// Findings are kept up to this many; more of the same tell nothing new.
+const MAX_FINDINGS: usize = 500;
+
+/// What was found so far.
+#[derive(Debug, Default)]
+pub struct Findings {
+    list: Vec<Finding>,
+}
+
+impl Findings {
+    /// Adds a finding, unless the same rule was found broken at the same place.
+    pub fn add(&mut self, rule: Rule, subject: &str, detail: impl Into<String>) {
+        let known = self.list.iter().any(|finding| finding.rule == rule && finding.subject == subject);
+        if !known && self.list.len() < MAX_FINDINGS {
+            self.list.push(Finding { rule, subject: subject.to_owned(), detail: detail.into() });
+        }
+    }
+
+    /// Adds a finding if `holds` is false.
+    pub fn check(&mut self, holds: bool, rule: Rule, subject: &str, detail: impl FnOnce() -> String) {
+        if !holds {
+            self.add(rule, subject, detail());
+        }
+    }
+
+    /// All of them.
+    pub fn into_list(self) -> Vec<Finding> {
+        self.list
+    }
+}
+
+/// What an audit of one Media Playlist saw.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The playlist.
+    pub url: String,
+    /// Times it was read.
+    pub polls: u64,
+    /// Segments that were listed, fetched and read.
+    pub segments: u64,
+    /// Fetches of segments that were seen before, all with the same bytes if there is no finding.
+    pub refetched: u64,
+    /// Discontinuities among them.
+    pub discontinuities: u64,
+    /// Longest time without a new segment.
+    #[serde(serialize_with = "seconds")]
+    pub longest_wait: Duration,
+    /// From the start of the audit to the first segment.
+    #[serde(serialize_with = "seconds")]
+    pub first_segment: Duration,
+    /// Whether digests were published and checked.
+    pub digests: bool,
+    /// What was found.
+    pub findings: Vec<Finding>,
+}
+
+fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}

@@ -1,0 +1,207 @@
+//! A live Media Playlist over time: what must stay the same, what may only rise. Read by m3u8-rs.
+
+use super::finding::{Findings, Rule};
+use m3u8_rs::{MediaPlaylist, MediaSegment};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Segments remembered: half an hour of two-second segments. Older ones are not listed any more.
+const MAX_REMEMBERED: usize = 1000;
+/// Slack of the announced wall clock, seconds: it is announced in milliseconds.
+const CLOCK_SLACK: f64 = 0.1;
+
+/// A segment as it was listed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// As listed.
+    pub uri: String,
+    /// EXTINF, seconds.
+    pub duration: f64,
+    /// Its absolute discontinuity number (RFC 8216 section 6.2.1).
+    pub discontinuity_number: u64,
+    /// EXT-X-DISCONTINUITY before it.
+    pub discontinuity: bool,
+    /// EXT-X-MAP in force.
+    pub map: Option<String>,
+    /// EXT-X-PROGRAM-DATE-TIME, seconds since 1970.
+    pub wall: Option<f64>,
+    /// EXT-X-GAP.
+    pub gap: bool,
+}
+
+/// What has been seen of a playlist.
+#[derive(Debug, Default)]
+pub struct History {
+    entries: BTreeMap<u64, Entry>,
+    media_sequence: Option<u64>,
+    discontinuity_sequence: u64,
+    target_duration: Option<u64>,
+    /// The text with ENDLIST.
+    ended: Option<String>,
+    last_new: Option<Duration>,
+    /// Longest time without a new segment.
+    pub longest_wait: Duration,
+    /// EXT-X-INDEPENDENT-SEGMENTS.
+    pub independent: bool,
+}
+
+/// What one reading of a playlist showed.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// Numbers listed for the first time, in order.
+    pub new: Vec<u64>,
+    /// All numbers listed, in order.
+    pub listed: Vec<u64>,
+    /// Length of the playlist, seconds.
+    pub length: f64,
+}
+
+impl History {
+    /// A segment by its number.
+    pub fn entry(&self, sequence: u64) -> Option<&Entry> {
+        self.entries.get(&sequence)
+    }
+
+    /// EXT-X-TARGETDURATION, once read.
+    pub fn target_duration(&self) -> Option<Duration> {
+        self.target_duration.map(Duration::from_secs)
+    }
+
+    /// Whether ENDLIST was seen.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Discontinuities among the segments seen.
+    pub fn discontinuities(&self) -> u64 {
+        self.entries.values().filter(|entry| entry.discontinuity).count() as u64
+    }
+
+    /// Takes the text that was read at `at`; `wall` is the time of day, seconds since 1970.
+    pub fn read(&mut self, text: &str, at: Duration, wall: f64, findings: &mut Findings) -> Reading {
+        let playlist = match m3u8_rs::parse_media_playlist_res(text.as_bytes()) {
+            Ok(playlist) => playlist,
+            Err(_) => {
+                findings.add(Rule::Unreadable, "playlist", format!("no Media Playlist: {text:.80}"));
+                return Reading::default();
+            }
+        };
+        if let Some(ended) = &self.ended {
+            findings.check(ended == text, Rule::ChangedAfterEnd, "playlist", || "it differs from what ended it".into());
+        } else if playlist.end_list {
+            self.ended = Some(text.to_owned());
+        }
+        self.check_header(&playlist, findings);
+        let reading = self.take_entries(&playlist, wall, findings);
+        self.check_progress(&reading, at, findings);
+        while self.entries.len() > MAX_REMEMBERED {
+            self.entries.pop_first();
+        }
+        reading
+    }
+
+    fn check_header(&mut self, playlist: &MediaPlaylist, findings: &mut Findings) {
+        let target = *self.target_duration.get_or_insert(playlist.target_duration);
+        findings.check(target == playlist.target_duration, Rule::TargetDurationChanged, "playlist", || {
+            format!("{target} s became {} s", playlist.target_duration)
+        });
+        self.independent |= playlist.independent_segments;
+        let before = self.media_sequence.replace(playlist.media_sequence).unwrap_or(playlist.media_sequence);
+        findings.check(before <= playlist.media_sequence, Rule::MediaSequence, "playlist", || {
+            format!("{} after {before}", playlist.media_sequence)
+        });
+        let before = std::mem::replace(&mut self.discontinuity_sequence, playlist.discontinuity_sequence);
+        findings.check(before <= playlist.discontinuity_sequence, Rule::DiscontinuitySequence, "playlist", || {
+            format!("{} after {before}", playlist.discontinuity_sequence)
+        });
+    }
+
+    fn take_entries(&mut self, playlist: &MediaPlaylist, wall: f64, findings: &mut Findings) -> Reading {
+        let mut reading = Reading::default();
+        let (mut number, mut map) = (playlist.discontinuity_sequence, None);
+        for (sequence, segment) in (playlist.media_sequence..).zip(&playlist.segments) {
+            number += u64::from(segment.discontinuity);
+            map = segment.map.as_ref().map(|map| map.uri.clone()).or(map);
+            let entry = entry_of(segment, number, map.clone());
+            reading.length += entry.duration;
+            reading.listed.push(sequence);
+            findings.check(
+                entry.duration.round() as u64 <= playlist.target_duration,
+                Rule::TargetDurationExceeded,
+                &entry.uri,
+                || format!("{} s of {} s", entry.duration, playlist.target_duration),
+            );
+            match self.entries.get(&sequence) {
+                Some(seen) => check_same(seen, &entry, reading.listed.len() == 1, findings),
+                None => {
+                    self.check_new(sequence, &entry, wall, findings);
+                    self.entries.insert(sequence, entry);
+                    reading.new.push(sequence);
+                }
+            }
+        }
+        reading
+    }
+
+    fn check_new(&self, sequence: u64, entry: &Entry, wall: f64, findings: &mut Findings) {
+        let reused = self.entries.values().any(|seen| seen.uri == entry.uri);
+        findings.check(!reused, Rule::MediaSequence, &entry.uri, || {
+            format!("listed before with another number than {sequence}")
+        });
+        let Some((last, before)) = self.entries.last_key_value() else { return };
+        findings.check(sequence == last + 1, Rule::MediaSequence, &entry.uri, || format!("{sequence} follows {last}"));
+        let Some((announced, last_announced)) = entry.wall.zip(before.wall) else { return };
+        let step = announced - last_announced;
+        let continues = entry.discontinuity || (step - before.duration).abs() <= CLOCK_SLACK;
+        findings.check(step >= 0.0 && continues, Rule::ProgramDateTime, &entry.uri, || {
+            format!("{step:.3} s after the one before, which lasts {:.3} s", before.duration)
+        });
+        // It was recorded before it was listed, and not long before.
+        let age = wall - (announced + entry.duration);
+        let oldest = 3.0 * self.target_duration.unwrap_or(10) as f64 + 10.0;
+        findings.check((-2.0..oldest).contains(&age), Rule::ProgramDateTime, &entry.uri, || {
+            format!("it says it ended {age:.1} s ago when it was new")
+        });
+    }
+
+    fn check_progress(&mut self, reading: &Reading, at: Duration, findings: &mut Findings) {
+        let since = self.last_new.map_or(Duration::ZERO, |last| at.saturating_sub(last));
+        if !reading.new.is_empty() || self.last_new.is_none() {
+            self.last_new = Some(at);
+        }
+        let Some(target) = self.target_duration().filter(|_| self.ended.is_none()) else { return };
+        self.longest_wait = self.longest_wait.max(since);
+        findings.check(since <= target.mul_f64(1.5), Rule::NoNewSegment, "playlist", || {
+            format!("for more than {:.1} s", since.as_secs_f64())
+        });
+        // What is short at the beginning is not short for ever; what was removed cannot excuse it.
+        let slid =
+            reading.listed.first().is_some_and(|first| self.entries.keys().next().is_some_and(|oldest| oldest < first));
+        findings.check(!slid || reading.length >= 3.0 * target.as_secs_f64(), Rule::ShortPlaylist, "playlist", || {
+            format!("{:.1} s of three times {:.0} s", reading.length, target.as_secs_f64())
+        });
+    }
+}
+
+fn entry_of(segment: &MediaSegment, discontinuity_number: u64, map: Option<String>) -> Entry {
+    Entry {
+        uri: segment.uri.clone(),
+        duration: f64::from(segment.duration),
+        discontinuity_number,
+        discontinuity: segment.discontinuity,
+        map,
+        wall: segment.program_date_time.map(|time| time.timestamp_millis() as f64 / 1000.0),
+        gap: segment.unknown_tags.iter().any(|tag| tag.tag == "X-GAP"),
+    }
+}
+
+/// The first entry of a playlist may lose its tag to EXT-X-DISCONTINUITY-SEQUENCE; its number stays.
+fn check_same(seen: &Entry, entry: &Entry, first: bool, findings: &mut Findings) {
+    let numbered = seen.discontinuity_number == entry.discontinuity_number;
+    findings.check(numbered, Rule::DiscontinuitySequence, &entry.uri, || {
+        format!("discontinuity number {} became {}", seen.discontinuity_number, entry.discontinuity_number)
+    });
+    let entry = Entry { discontinuity: if first { seen.discontinuity } else { entry.discontinuity }, ..entry.clone() };
+    let same = Entry { discontinuity_number: seen.discontinuity_number, gap: seen.gap, ..entry.clone() } == *seen;
+    findings.check(same, Rule::EntryChanged, &seen.uri, || format!("{seen:?} became {entry:?}"));
+}

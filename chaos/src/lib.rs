@@ -3,5 +3,6 @@
 pub mod audit;
 pub mod bench;
 pub mod clip;
+pub mod frames;
 pub mod load;
 pub mod rtmp_client;

@@ -1,6 +1,7 @@
 //! `chaos`: the instruments, from the command line.
 
 use chaos::audit::{self, Audit};
+use chaos::frames;
 use chaos::load::{self, Load};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -42,6 +43,28 @@ enum Command {
         #[arg(long)]
         expect_end: bool,
     },
+    /// Makes an FLV file whose pictures carry their number.
+    Numbered {
+        /// The file.
+        file: PathBuf,
+        /// Frames a second.
+        #[arg(long, default_value_t = 30)]
+        fps: u32,
+        /// Its length, seconds.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Number of the first picture.
+        #[arg(long, default_value_t = 0)]
+        first: u32,
+    },
+    /// Plays numbered pictures from a file or playlist; prints which are missing, repeated or misordered as JSON.
+    Count {
+        /// File or playlist.
+        input: String,
+        /// Of media, seconds; without it to the end.
+        #[arg(long)]
+        seconds: Option<u32>,
+    },
     /// Measures what publishing costs.
     Ingest {
         /// Our binary.
@@ -68,6 +91,8 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     let (url, clip, streams, seconds) = match Cli::parse().command {
         Command::Load { url, clip, streams, seconds } => (url, clip, streams, seconds),
+        Command::Numbered { file, fps, seconds, first } => return frames::make(&file, fps, seconds, first),
+        Command::Count { input, seconds } => return count(&input, seconds),
         Command::Audit { urls, seconds, expect_end } => return audit_all(urls, seconds, expect_end),
         Command::Ingest { program, directory, clip, who, streams, seconds } => {
             use chaos::bench::{contender::Contender, ingest::*};
@@ -104,5 +129,13 @@ fn audit_all(urls: Vec<String>, seconds: u64, expect_end: bool) -> anyhow::Resul
     println!("{}", serde_json::to_string_pretty(&reports)?);
     let found: usize = reports.iter().map(|report| report.findings.len()).sum();
     anyhow::ensure!(found == 0, "{found} findings");
+    Ok(())
+}
+
+/// Counts pictures; fails if they are not all there once and in order.
+fn count(input: &str, seconds: Option<u32>) -> anyhow::Result<()> {
+    let counted = frames::count(input, seconds)?;
+    println!("{}", serde_json::to_string_pretty(&counted)?);
+    anyhow::ensure!(counted.is_whole(), "the frames are not all there once and in order");
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 mod encoders;
 mod exactness;
+mod frames;
 mod harness;
 mod hostile;
 mod http;

@@ -1,5 +1,5 @@
 # The two commands: `make run` and `make test`. The others are parts of them, or longer forms.
-.PHONY: run test check console tools fuzz-replay acceptance verify bench clean
+.PHONY: run test check console tools verify bench audit clean
 
 CARGO ?= cargo
 TOOLS := $(CURDIR)/target/tools
@@ -35,8 +35,15 @@ verify: test
 	PROPTEST_CASES=20000 $(CARGO) test --workspace --lib --quiet
 	@scripts/fuzz $(or $(MINUTES),1)
 
-bench:
-	@echo "make bench: the benchmarks beside nginx-rtmp are not built yet (see CHANGELOG.md, Known gaps)" >&2; exit 1
+# Costs beside nginx-rtmp, about 25 minutes; writes docs/benchmarks.md. Needs root: each run has a file system of its own.
+bench: tools
+	@scripts/tools nginx-light libnginx-mod-rtmp wrk e2fsprogs
+	$(CARGO) build --release --quiet -p steadycast -p chaos
+	target/release/chaos bench
+
+# Twenty different streams followed by the auditor for ten minutes (or SECONDS).
+audit: tools
+	@scripts/audit $(or $(SECONDS),600)
 
 clean:
 	$(CARGO) clean

@@ -3,3 +3,6 @@
 pub mod contender;
 pub mod ingest;
 pub mod machine;
+pub mod report;
+pub mod volume;
+pub mod web;

@@ -1,6 +1,7 @@
 //! `chaos`: the instruments, from the command line.
 
 use chaos::audit::{self, Audit};
+use chaos::bench::report::{self, Bench};
 use chaos::frames;
 use chaos::load::{self, Load};
 use clap::{Parser, Subcommand};
@@ -65,26 +66,29 @@ enum Command {
         #[arg(long)]
         seconds: Option<u32>,
     },
-    /// Measures what publishing costs.
-    Ingest {
+    /// Measures what publishing and viewing cost, beside nginx-rtmp, and writes a report. Needs root.
+    Bench {
         /// Our binary.
         #[arg(long, default_value = "target/release/steadycast")]
         program: PathBuf,
-        /// Directory.
+        /// Where clips, archives and file systems go.
         #[arg(long, default_value = "target/bench")]
         directory: PathBuf,
-        /// FLV file.
-        #[arg(long)]
-        clip: PathBuf,
-        /// Who: ts, cmaf, nosync or nginx.
-        #[arg(long, value_delimiter = ',', default_value = "nginx,cmaf")]
-        who: Vec<String>,
-        /// How many publishers.
-        #[arg(long, default_value_t = 200)]
-        streams: usize,
-        /// For how long, seconds.
+        /// Streams at which all are measured.
+        #[arg(long, value_delimiter = ',', default_value = "200,500")]
+        streams: Vec<usize>,
+        /// Streams at which only we are measured; 0 for none.
+        #[arg(long, default_value_t = 1500)]
+        most: usize,
+        /// Rounds in which contenders take turns.
+        #[arg(long, default_value_t = 2)]
+        rounds: usize,
+        /// How long each run measures, seconds.
         #[arg(long, default_value_t = 20)]
         seconds: u64,
+        /// The report.
+        #[arg(long, default_value = "docs/benchmarks.md")]
+        report: PathBuf,
     },
 }
 
@@ -94,22 +98,9 @@ fn main() -> anyhow::Result<()> {
         Command::Numbered { file, fps, seconds, first } => return frames::make(&file, fps, seconds, first),
         Command::Count { input, seconds } => return count(&input, seconds),
         Command::Audit { urls, seconds, expect_end } => return audit_all(urls, seconds, expect_end),
-        Command::Ingest { program, directory, clip, who, streams, seconds } => {
-            use chaos::bench::{contender::Contender, ingest::*};
-            std::fs::create_dir_all(&directory)?;
-            let directory = std::fs::canonicalize(directory)?;
-            let setting =
-                Setting { program: &program, directory: &directory, clip: &clip, window: Duration::from_secs(seconds) };
-            for name in who {
-                let contender = match name.as_str() {
-                    "ts" => Contender::Steadycast { container: "mpegts", sync: "grouped" },
-                    "nosync" => Contender::Steadycast { container: "cmaf", sync: "never" },
-                    "nginx" => Contender::NginxRtmp,
-                    _ => Contender::Steadycast { container: "cmaf", sync: "grouped" },
-                };
-                println!("{}", serde_json::to_string(&measure(setting, contender, streams)?)?);
-            }
-            return Ok(());
+        Command::Bench { program, directory, streams, most, rounds, seconds, report } => {
+            let window = Duration::from_secs(seconds);
+            return report::run(&Bench { program, directory, streams, most, rounds, window, report });
         }
     };
     let report = load::run(&Load { url, clip, streams, duration: Duration::from_secs(seconds) }, || ())?;

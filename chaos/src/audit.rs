@@ -76,7 +76,7 @@ fn get(url: &str) -> anyhow::Result<Answer> {
 }
 
 /// A URI relative to a playlist (RFC 3986 section 5), as far as playlists use it.
-fn beside(playlist: &str, uri: &str) -> String {
+pub(crate) fn beside(playlist: &str, uri: &str) -> String {
     if uri.contains("://") {
         return uri.to_owned();
     }

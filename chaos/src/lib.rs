@@ -6,3 +6,4 @@ pub mod clip;
 pub mod frames;
 pub mod load;
 pub mod rtmp_client;
+pub mod viewers;

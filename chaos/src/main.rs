@@ -4,9 +4,13 @@ use chaos::audit::{self, Audit};
 use chaos::bench::report::{self, Bench};
 use chaos::frames;
 use chaos::load::{self, Load};
+use chaos::viewers::Viewers;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// From the first sample until streams are listed for certain.
+const HEAD_START: Duration = Duration::from_secs(15);
 
 /// Instruments that prove what a live-streaming server promises.
 #[derive(Debug, Parser)]
@@ -31,6 +35,12 @@ enum Command {
         /// For how long, seconds.
         #[arg(long, default_value_t = 30)]
         seconds: u64,
+        /// How many viewers follow them meanwhile.
+        #[arg(long, default_value_t = 0)]
+        viewers: usize,
+        /// Media Playlist of a stream; {} is its number: http://localhost:8080/live/load-{}/0.m3u8
+        #[arg(long)]
+        play: Option<String>,
     },
     /// Follows live playlists and checks what RFC 8216 demands over time; prints what it found as JSON.
     Audit {
@@ -93,19 +103,48 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    let (url, clip, streams, seconds) = match Cli::parse().command {
-        Command::Load { url, clip, streams, seconds } => (url, clip, streams, seconds),
-        Command::Numbered { file, fps, seconds, first } => return frames::make(&file, fps, seconds, first),
-        Command::Count { input, seconds } => return count(&input, seconds),
-        Command::Audit { urls, seconds, expect_end } => return audit_all(urls, seconds, expect_end),
+    match Cli::parse().command {
+        Command::Load { url, clip, streams, seconds, viewers, play } => {
+            let load = Load { url, clip, streams, duration: Duration::from_secs(seconds) };
+            load_with(&load, viewers, play.as_deref())
+        }
+        Command::Numbered { file, fps, seconds, first } => frames::make(&file, fps, seconds, first),
+        Command::Count { input, seconds } => count(&input, seconds),
+        Command::Audit { urls, seconds, expect_end } => audit_all(urls, seconds, expect_end),
         Command::Bench { program, directory, streams, most, rounds, seconds, report } => {
             let window = Duration::from_secs(seconds);
-            return report::run(&Bench { program, directory, streams, most, rounds, window, report });
+            report::run(&Bench { program, directory, streams, most, rounds, window, report })
         }
-    };
-    let report = load::run(&Load { url, clip, streams, duration: Duration::from_secs(seconds) }, || ())?;
-    println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+}
+
+/// Publishers, and viewers if there are any; fails if a publisher was disconnected or a viewer met an error or a stall.
+fn load_with(load: &Load, viewers: usize, play: Option<&str>) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        viewers == 0 || play.is_some(),
+        "--viewers needs --play, the URL of the Media Playlists they follow"
+    );
+    let publishing = std::thread::spawn({
+        let load = load.clone();
+        move || load::run(&load, || ())
+    });
+    // A stream is listed two GOPs after its first sample: who asks before is told to wait or to come back.
+    std::thread::sleep(HEAD_START.min(load.duration / 2));
+    let watching = play.map(|play| Viewers::start(viewers, load.streams, play)).transpose()?;
+    std::thread::sleep(load.duration.saturating_sub(2 * HEAD_START));
+    let seen = watching.map(Viewers::stop);
+    let report = publishing.join().map_err(|_| anyhow::anyhow!("the generator panicked"))??;
+    println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "publishers": report, "viewers": seen }))?);
     anyhow::ensure!(report.disconnected == 0, "{} publishers were disconnected", report.disconnected);
+    let Some(seen) = seen else { return Ok(()) };
+    anyhow::ensure!(seen.errors == 0, "{} requests failed, the first: {:?}", seen.errors, seen.first_error);
+    anyhow::ensure!(
+        seen.stalls == 0 && seen.played == seen.viewers,
+        "{} stalls, {} of {} played",
+        seen.stalls,
+        seen.played,
+        seen.viewers
+    );
     Ok(())
 }
 

@@ -1,0 +1,189 @@
+//! Viewers: many that follow live playlists as players do, each with a buffer that can run dry.
+
+use crate::audit;
+use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Stack of a viewer's thread, bytes: there may be many.
+const STACK: usize = 256 << 10;
+/// A player begins this many segments before the end of the playlist (RFC 8216 section 6.3.3: three target durations).
+const BEHIND: usize = 3;
+/// How long a viewer waits after an error.
+const AFTER_ERROR: Duration = Duration::from_millis(500);
+
+/// What viewers saw, added up.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Seen {
+    /// Viewers.
+    pub viewers: usize,
+    /// Of those, how many played anything.
+    pub played: usize,
+    /// Requests that were answered with 200.
+    pub requests: u64,
+    /// Requests that were not.
+    pub errors: u64,
+    /// The first error, as it was reported.
+    pub first_error: Option<String>,
+    /// Bytes of segments.
+    pub bytes: u64,
+    /// Times a buffer ran dry.
+    pub stalls: u64,
+    /// For how long all together, seconds.
+    pub stalled_seconds: f64,
+}
+
+/// Viewers at work.
+pub struct Viewers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Seen>>,
+}
+
+impl Viewers {
+    /// Starts `viewers`; viewer `n` plays the URL with `{}` replaced by `n` modulo `streams`.
+    pub fn start(viewers: usize, streams: usize, template: &str) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = |n: usize| {
+            let (stop, url) = (stop.clone(), template.replace("{}", &(n % streams.max(1)).to_string()));
+            std::thread::Builder::new().stack_size(STACK).spawn(move || Viewer::new(url).watch(&stop))
+        };
+        let threads = (0..viewers).map(thread).collect::<std::io::Result<_>>()?;
+        Ok(Self { stop, threads })
+    }
+
+    /// Ends them; what they saw.
+    pub fn stop(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        let each = self.threads.into_iter().map(|thread| thread.join().unwrap_or_default());
+        each.fold(Seen::default(), |all, one| Seen {
+            viewers: all.viewers + 1,
+            played: all.played + usize::from(one.bytes > 0),
+            requests: all.requests + one.requests,
+            errors: all.errors + one.errors,
+            first_error: all.first_error.or(one.first_error),
+            bytes: all.bytes + one.bytes,
+            stalls: all.stalls + one.stalls,
+            stalled_seconds: all.stalled_seconds + one.stalled_seconds,
+        })
+    }
+}
+
+struct Viewer {
+    url: String,
+    agent: ureq::Agent,
+    seen: Seen,
+    buffer: Buffer,
+    /// Number of the next segment to fetch.
+    next: Option<u64>,
+}
+
+/// Media that was fetched and not shown yet.
+#[derive(Debug, Default)]
+struct Buffer {
+    /// When what was fetched will have been shown.
+    dry_at: Option<Instant>,
+}
+
+impl Buffer {
+    /// Adds a segment; how long the buffer had been dry.
+    fn add(&mut self, media: Duration, now: Instant) -> Option<Duration> {
+        let dry_at = *self.dry_at.get_or_insert(now);
+        let dry = now.checked_duration_since(dry_at).filter(|dry| !dry.is_zero());
+        self.dry_at = Some(dry_at.max(now) + media);
+        dry
+    }
+}
+
+impl Viewer {
+    fn new(url: String) -> Self {
+        let agent = ureq::Agent::new_with_config(
+            ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build(),
+        );
+        Self { url, agent, seen: Seen::default(), buffer: Buffer::default(), next: None }
+    }
+
+    fn watch(mut self, stop: &AtomicBool) -> Seen {
+        loop {
+            let wait = self.poll().unwrap_or(AFTER_ERROR);
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            std::thread::sleep(wait);
+        }
+        // A buffer that was dry when it ended was a stall, too.
+        let dry = self.buffer.dry_at.and_then(|at| Instant::now().checked_duration_since(at));
+        self.note_stall(dry.filter(|_| self.seen.bytes > 0));
+        self.seen
+    }
+
+    /// Reads the playlist once and fetches what is new; how long to wait until the next time (section 6.3.4).
+    fn poll(&mut self) -> Option<Duration> {
+        let text = self.get(&self.url.clone())?;
+        let playlist = m3u8_rs::parse_media_playlist_res(&text).ok()?;
+        let target = Duration::from_secs(playlist.target_duration.max(1));
+        let end = playlist.media_sequence + playlist.segments.len() as u64;
+        let first = end.saturating_sub(BEHIND as u64);
+        let next = self.next.unwrap_or(first).max(playlist.media_sequence);
+        for (sequence, segment) in (playlist.media_sequence..).zip(&playlist.segments).filter(|(n, _)| *n >= next) {
+            let url = audit::beside(&self.url, &segment.uri);
+            let bytes = self.get(&url)?;
+            self.seen.bytes += bytes.len() as u64;
+            let dry = self.buffer.add(Duration::from_secs_f32(segment.duration.clamp(0.0, 60.0)), Instant::now());
+            self.note_stall(dry);
+            self.next = Some(sequence + 1);
+        }
+        Some(if self.next == Some(next) { target / 2 } else { target })
+    }
+
+    fn note_stall(&mut self, dry: Option<Duration>) {
+        if let Some(dry) = dry {
+            self.seen.stalls += 1;
+            self.seen.stalled_seconds += dry.as_secs_f64();
+        }
+    }
+
+    fn get(&mut self, url: &str) -> Option<Vec<u8>> {
+        let body = self
+            .agent
+            .get(url)
+            .call()
+            .and_then(|mut response| response.body_mut().with_config().limit(256 << 20).read_to_vec());
+        match body {
+            Ok(body) => {
+                self.seen.requests += 1;
+                Some(body)
+            }
+            Err(error) => {
+                self.seen.errors += 1;
+                self.seen.first_error.get_or_insert_with(|| format!("{url}: {error}"));
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_is_filled_in_time_never_runs_dry_and_one_that_is_not_does_for_as_long() {
+        let second = Duration::from_secs(1);
+        let start = Instant::now();
+        let mut buffer = Buffer::default();
+        assert_eq!(buffer.add(2 * second, start), None, "nothing was played yet");
+        assert_eq!(buffer.add(2 * second, start + second), None);
+        assert_eq!(buffer.add(2 * second, start + 7 * second), Some(3 * second));
+        assert_eq!(buffer.add(2 * second, start + 8 * second), None, "it goes on from there");
+    }
+
+    #[test]
+    fn an_origin_that_is_not_there_is_an_error_and_nobody_plays() {
+        let viewers = Viewers::start(3, 2, "http://127.0.0.1:9/live/x-{}/0.m3u8").expect("threads");
+        let seen = viewers.stop();
+        assert_eq!((seen.viewers, seen.played), (3, 0));
+        assert!(seen.errors >= 3 && seen.first_error.is_some_and(|error| error.contains("/live/x-")));
+    }
+}

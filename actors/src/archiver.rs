@@ -2,11 +2,14 @@
 //!
 //! It only plans; the work is done by the mount's disk threads, and comes back as a message.
 
+mod commit;
+
 use crate::events;
 use crate::fault::Fault;
 use crate::steps::until_step;
 use crate::vitals::{Vital, Vitals};
 use bytes::Bytes;
+use commit::{Commit, Spares};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::BTreeMap;
 use std::io;
@@ -80,7 +83,7 @@ impl Actor for Archiver {
             abandoned: Fence::default(),
             plan: None,
             replicated: None,
-            spares: Spares::new(),
+            spares: Spares::default(),
             failures: 0,
             retry_at: None,
             vital,
@@ -145,10 +148,6 @@ impl Plan {
         (Documents { version: snapshot.version, multivariant }, write)
     }
 }
-
-/// Files that documents replaced: the next ones are written into them, because creating and removing files
-/// costs file systems far more than writing does. After a failure they are left to whoever may still write.
-type Spares = BTreeMap<&'static str, Aside>;
 
 /// Tells operations that hang in a disk thread that they were given up: what they would still do is
 /// another's by now. Falls when the actor ends, however it ends.
@@ -274,7 +273,7 @@ impl State {
         self.submit(
             myself,
             now,
-            move |archive, stream| commit(archive, stream, &plan, (&asides, spares), &abandoned),
+            move |archive, stream| Commit { archive, stream, plan: &plan, abandoned: &abandoned }.run(&asides, spares),
             Msg::Committed,
         );
     }
@@ -330,7 +329,9 @@ impl State {
         self.in_flight = None;
         self.plan = None;
         self.replicated = None;
-        self.spares.clear();
+        self.spares = Spares::default();
+        // Nor whether playlists and digests are what they were.
+        self.stream.ledger.set_documents(None);
         // After a failure nobody knows what is there: look before writing again.
         self.opened = false;
         self.abandoned = Fence::default();
@@ -338,38 +339,4 @@ impl State {
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(now + backoff);
     }
-}
-
-/// Segments, then digests, then playlists, then what is no longer named; the ledger follows each step.
-fn commit(
-    archive: &dyn Archive,
-    stream: &LiveStream,
-    plan: &Plan,
-    (asides, mut spares): (&[Aside], Spares),
-    abandoned: &AtomicBool,
-) -> io::Result<Spares> {
-    let still_ours = || if abandoned.load(Ordering::Acquire) { Err(io::Error::other("given up")) } else { Ok(()) };
-    for ((name, bytes), aside) in plan.write.iter().zip(asides) {
-        still_ours()?;
-        archive.commit(&stream.name, name, *aside)?;
-        stream.ledger.add(name, bytes.len() as u64);
-    }
-    for (name, bytes) in plan.documents.iter().flat_map(|(_, write)| write) {
-        let aside = match spares.remove(name) {
-            Some(spare) => archive.rewrite_aside(&stream.name, name, spare, bytes).map(|()| spare)?,
-            None => archive.write_aside(&stream.name, name, bytes)?,
-        };
-        still_ours()?;
-        spares.extend(archive.exchange(&stream.name, name, aside)?.map(|spare| (*name, spare)));
-    }
-    still_ours()?;
-    if let Some((documents, _)) = &plan.documents {
-        stream.ledger.set_documents(Some(documents.clone()));
-        events::archive_current(stream);
-    }
-    for name in &plan.remove {
-        archive.remove(&stream.name, name)?;
-        stream.ledger.forget(name);
-    }
-    Ok(spares)
 }

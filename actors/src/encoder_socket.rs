@@ -49,7 +49,7 @@ impl EncoderSocket {
     pub fn read_in_step(&mut self) -> io::Result<()> {
         self.reading = match std::mem::replace(&mut self.reading, Reading::Lost) {
             Reading::AtOnce(socket) => Reading::InStep(socket.into_std()?),
-            other => other,
+            changed @ (Reading::InStep(_) | Reading::Lost) => changed,
         };
         Ok(())
     }
@@ -87,6 +87,7 @@ impl EncoderSocket {
             Reading::InStep(socket) => {
                 while !bytes.is_empty() {
                     match socket.write(bytes) {
+                        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                         Ok(written) => bytes = &bytes[written..],
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(WRITE_AGAIN).await,
                         Err(error) => return Err(error),

@@ -93,6 +93,8 @@ pub(crate) fn beside(playlist: &str, uri: &str) -> String {
 struct Again {
     /// When it left the playlist and may go, if it has left.
     until: Option<Duration>,
+    /// Length of the longest playlist that listed it, seconds.
+    longest: f64,
     digest: [u8; 32],
     refetched: bool,
 }
@@ -105,8 +107,8 @@ struct Follower {
     maps: BTreeMap<String, Vec<u8>>,
     /// By number.
     again: BTreeMap<u64, Again>,
-    /// Length of the longest playlist so far.
-    longest_playlist: f64,
+    /// When the playlist was last read.
+    last_read: Duration,
     digests: bool,
     polls: u64,
     segments: u64,
@@ -123,7 +125,7 @@ impl Follower {
             findings: Findings::default(),
             maps: BTreeMap::new(),
             again: BTreeMap::new(),
-            longest_playlist: 0.0,
+            last_read: Duration::ZERO,
             digests: false,
             polls: 0,
             segments: 0,
@@ -168,14 +170,19 @@ impl Follower {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         let reading = self.history.read(&text, at, wall, &mut self.findings);
-        self.longest_playlist = self.longest_playlist.max(reading.length);
-        self.note_removed(&reading, at);
+        self.note_removed(&reading);
+        self.last_read = at;
         let digests = if reading.new.is_empty() { None } else { self.read_digests() };
         for sequence in &reading.new {
             if self.segments == 0 {
                 self.first_segment = at;
             }
             self.fetch_new(*sequence, digests.as_ref());
+        }
+        for sequence in &reading.listed {
+            if let Some(again) = self.again.get_mut(sequence) {
+                again.longest = again.longest.max(reading.length);
+            }
         }
         // The oldest may leave with the next reading.
         if let Some(oldest) = reading.listed.first().filter(|_| reading.listed.len() > 3) {
@@ -197,14 +204,13 @@ impl Follower {
     }
 
     /// A removed segment stays for its own duration and that of the longest playlist that listed it.
-    fn note_removed(&mut self, reading: &Reading, at: Duration) {
+    fn note_removed(&mut self, reading: &Reading) {
         let Some(oldest) = reading.listed.first() else { return };
         for (sequence, again) in self.again.range_mut(..oldest) {
             if again.until.is_none() {
                 let own = self.history.entry(*sequence).map_or(0.0, |entry| entry.duration);
-                // It was removed between this reading and the one before.
-                let since = at.saturating_sub(POLL);
-                again.until = Some(since + Duration::from_secs_f64(own + self.longest_playlist));
+                // It was removed after the reading before this one.
+                again.until = Some(self.last_read + Duration::from_secs_f64(own + again.longest));
             }
         }
     }
@@ -242,7 +248,7 @@ impl Follower {
         let kind = answer.content_type.to_ascii_lowercase();
         self.findings.check(expected.contains(&kind.as_str()), Rule::ContentType, &entry.uri, || kind.clone());
         let digest = Sha256::digest(&answer.body).into();
-        self.again.insert(sequence, Again { until: None, digest, refetched: false });
+        self.again.insert(sequence, Again { until: None, longest: 0.0, digest, refetched: false });
         let map = entry.map.as_ref().and_then(|map| self.maps.get(map));
         match content::read(&answer.body, map.map(Vec::as_slice)) {
             Ok(content) => {

@@ -13,6 +13,8 @@ const MIN_MAPPED: usize = 32 << 10;
 /// Bytes of mappings that are kept for the next segments, for all streams together: what a few hundred
 /// streams give back in a second.
 const MAX_SPARE: usize = 8 << 20;
+/// Larger mappings are not kept, bytes: one stream with large segments must not drive out those of all others.
+const MAX_KEPT: usize = MAX_SPARE / 8;
 /// A spare mapping is used for what leaves at most this part of it empty.
 const MAX_WASTE: usize = 64;
 /// Bytes of a page on every machine we know; on others the rounding is only less exact.
@@ -37,13 +39,20 @@ impl Spare {
         Some(map)
     }
 
-    fn give(&mut self, map: MmapMut) {
+    /// Keeps a mapping; those that are too many now, to be unmapped when nobody waits for it.
+    fn give(&mut self, map: MmapMut) -> Vec<MmapMut> {
+        if map.len() > MAX_KEPT {
+            return vec![map];
+        }
         self.bytes += map.len();
         self.maps.push_front(map);
+        let mut evicted = Vec::new();
         while self.bytes > MAX_SPARE {
-            let Some(oldest) = self.maps.pop_back() else { return };
+            let Some(oldest) = self.maps.pop_back() else { break };
             self.bytes -= oldest.len();
+            evicted.push(oldest);
         }
+        evicted
     }
 }
 
@@ -62,7 +71,8 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(map) = self.map.take() {
-            spare().give(map);
+            let evicted = spare().give(map);
+            drop(evicted);
         }
     }
 }
@@ -107,7 +117,7 @@ mod tests {
     #[test]
     fn a_spare_mapping_serves_what_nearly_fills_it_and_nothing_else() {
         let mut spare = Spare { maps: VecDeque::new(), bytes: 0 };
-        spare.give(map(100 * PAGE));
+        assert!(spare.give(map(100 * PAGE)).is_empty());
         assert!(spare.take(100 * PAGE + 1).is_none(), "too small");
         assert!(spare.take(90 * PAGE).is_none(), "a tenth would be wasted");
         assert_eq!(spare.take(99 * PAGE + 1).map(|map| map.len()), Some(100 * PAGE));
@@ -121,6 +131,8 @@ mod tests {
         for n in 0..100 {
             spare.give(map((50 + n) * PAGE));
         }
+        let large = map(MAX_KEPT + PAGE);
+        assert_eq!(spare.give(large).iter().map(|map| map.len()).collect::<Vec<_>>(), [MAX_KEPT + PAGE]);
         assert!(spare.bytes <= MAX_SPARE);
         assert_eq!(spare.bytes, spare.maps.iter().map(|map| map.len()).sum::<usize>());
         assert!(spare.take(149 * PAGE).is_some() && spare.take(50 * PAGE).is_none());

@@ -124,8 +124,8 @@ pub(crate) struct OpenSegment {
     pub start: i64,
     container: Container,
     samples: Vec<TimedSample>,
-    /// Payload bytes of the samples.
-    payload: usize,
+    /// Bytes it will have, at most.
+    size: usize,
     /// Where parts end.
     parts: Vec<PartEnd>,
     part_start: Option<i64>,
@@ -166,7 +166,7 @@ impl OpenSegment {
             start,
             container,
             samples: Vec::new(),
-            payload: 0,
+            size: 0,
             parts: Vec::new(),
             part_start: None,
             part_end: start,
@@ -176,9 +176,9 @@ impl OpenSegment {
         }
     }
 
-    /// Payload bytes so far.
+    /// Bytes it will have with the samples so far, at most: tiny samples cost a packet each in MPEG-TS.
     pub fn len(&self) -> usize {
-        self.payload
+        self.size
     }
 
     pub fn append(&mut self, timed: TimedSample) {
@@ -194,7 +194,7 @@ impl OpenSegment {
             self.video_samples += 1;
         }
         self.part_end = if leads { end } else { self.part_end };
-        self.payload += sample.data.len();
+        self.size += sample.data.len() + mpegts::PACKET_LEN;
         self.samples.push(timed);
         if leads && self.part_start.is_some_and(|start| end - start >= PART_TARGET) {
             self.end_part();
@@ -223,6 +223,7 @@ impl OpenSegment {
                 independent: self.independent,
                 video_samples: self.video_samples,
             };
+            scratch.clear();
             scratch.shrink_to(MAX_SCRATCH);
             finished
         })

@@ -17,11 +17,6 @@ pub const MAX_FIRST_MESSAGE: usize = 64 << 10;
 const EXTENDED: u32 = 0x00FF_FFFF;
 /// First allocation of a message. It doubles as bytes arrive, so that nothing is allocated on a promise.
 const FIRST_ALLOCATION: usize = 4096;
-/// Messages that arrive whole share blocks of this size: most are far smaller, and one allocation serves
-/// several. They live about equally long, so that a block is not kept by its last message for long.
-const BLOCK: usize = 8 << 10;
-/// Messages larger than this get memory of their own: what is left over of a block is wasted.
-const MAX_IN_BLOCK: usize = BLOCK / 4;
 
 /// A whole RTMP message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +65,6 @@ pub struct ChunkReader {
     /// The chunk being read: index into `streams` and payload bytes of the chunk still to come.
     open: Option<(usize, usize)>,
     partial_bytes: usize,
-    /// What is left of the block that small whole messages are copied into.
-    block: BytesMut,
     max_message: usize,
 }
 
@@ -102,7 +95,6 @@ impl Default for ChunkReader {
             streams: Vec::new(),
             open: None,
             partial_bytes: 0,
-            block: BytesMut::new(),
             max_message: MAX_FIRST_MESSAGE,
         }
     }
@@ -157,9 +149,10 @@ impl ChunkReader {
             return Err(ChunkError::TooManyPartialBytes);
         }
         let stream = &mut self.streams[index];
-        if taken == stream.length && taken <= MAX_IN_BLOCK {
+        // Most messages arrive whole: they are copied once, into memory that fits.
+        if taken == stream.length {
             self.open = None;
-            let payload = in_block(&mut self.block, &input[..taken]);
+            let payload = Bytes::copy_from_slice(&input[..taken]);
             *input = &input[taken..];
             return Ok(Some(stream.finish(payload)));
         }
@@ -310,15 +303,6 @@ impl ChunkStream {
         self.in_message = false;
         Message { timestamp: self.timestamp, type_id: self.type_id, stream_id: self.stream_id, payload }
     }
-}
-
-/// Copies a message into the block, or into the next one.
-fn in_block(block: &mut BytesMut, bytes: &[u8]) -> Bytes {
-    if block.capacity() < bytes.len() {
-        *block = BytesMut::with_capacity(BLOCK);
-    }
-    block.extend_from_slice(bytes);
-    block.split().freeze()
 }
 
 /// Format, chunk stream id and length of the basic header (section 5.3.1.1).

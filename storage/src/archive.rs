@@ -2,11 +2,12 @@
 
 use crate::name::StreamName;
 use bytes::Bytes;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,13 @@ const ASIDE: &str = ".tmp";
 /// A file written aside and not committed yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Aside(u64);
+
+impl Aside {
+    /// The file written aside as number `number`.
+    pub fn numbered(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 /// Storage for streams. Every call may block or fail; none is made on the live path.
 pub trait Archive: Send + Sync + 'static {
@@ -33,6 +41,8 @@ pub trait Archive: Send + Sync + 'static {
     /// Gives a file written aside its name, like `commit`; the temporary name under which the file is that
     /// had the name before, where storage can do that.
     fn exchange(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<Option<Aside>>;
+    /// Removes a file written aside.
+    fn discard(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()>;
     /// Removes a file; one that is not there is no error.
     fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()>;
     /// Names and lengths of the files of a stream's live directory.
@@ -99,7 +109,13 @@ impl Archive for LocalDirectory {
     }
 
     fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Bytes) -> io::Result<()> {
-        let mut file = fs::File::options().write(true).open(self.aside(stream, name, aside))?;
+        let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+        let options = fs::File::options().write(true).custom_flags(no_link).clone();
+        let mut file = options.open(self.aside(stream, name, aside))?;
+        // Somebody's copy of a playlist may be a second name of the file.
+        if file.metadata()?.nlink() != 1 {
+            return Err(io::Error::other("the file has another name"));
+        }
         file.write_all(bytes)?;
         // In this order nothing is freed only to be allocated again.
         file.set_len(bytes.len() as u64)
@@ -107,18 +123,26 @@ impl Archive for LocalDirectory {
 
     fn exchange(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<Option<Aside>> {
         let (from, to) = (self.aside(stream, name, aside), self.live_directory(stream).join(name));
+        let mut refused = false;
         if !self.cannot_exchange.load(Ordering::Relaxed) {
             match renameat_with(CWD, &from, CWD, &to, RenameFlags::EXCHANGE) {
                 Ok(()) => return Ok(Some(aside)),
                 // Nothing has the name yet.
                 Err(Errno::NOENT) => {}
-                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                    self.cannot_exchange.store(true, Ordering::Relaxed)
-                }
+                // The file system cannot, or whoever confines this process does not know the call.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => refused = true,
                 Err(error) => return Err(error.into()),
             }
         }
-        fs::rename(from, to).map(|()| None)
+        fs::rename(from, to)?;
+        if refused {
+            self.cannot_exchange.store(true, Ordering::Relaxed);
+        }
+        Ok(None)
+    }
+
+    fn discard(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()> {
+        fs::remove_file(self.aside(stream, name, aside))
     }
 
     fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()> {
@@ -136,12 +160,18 @@ impl Archive for LocalDirectory {
         };
         for entry in entries.take(MAX_LISTED) {
             let entry = entry?;
+            // What is written aside is named and not measured: there may be many.
+            let name = entry.file_name();
+            if name.to_string_lossy().ends_with(ASIDE) {
+                files.insert(name.to_string_lossy().into_owned(), 0);
+                continue;
+            }
             let length = match entry.metadata() {
                 // Renamed or removed since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 metadata => metadata?.len(),
             };
-            if let Ok(name) = entry.file_name().into_string() {
+            if let Ok(name) = name.into_string() {
                 files.insert(name, length);
             }
         }

@@ -105,7 +105,8 @@ impl History {
         findings.check(target == playlist.target_duration, Rule::TargetDurationChanged, "playlist", || {
             format!("{target} s became {} s", playlist.target_duration)
         });
-        self.independent |= playlist.independent_segments;
+        // A server may withdraw the claim when an encoder breaks it.
+        self.independent = playlist.independent_segments;
         let before = self.media_sequence.replace(playlist.media_sequence).unwrap_or(playlist.media_sequence);
         findings.check(before <= playlist.media_sequence, Rule::MediaSequence, "playlist", || {
             format!("{} after {before}", playlist.media_sequence)
@@ -148,15 +149,18 @@ impl History {
         findings.check(!reused, Rule::MediaSequence, &entry.uri, || {
             format!("listed before with another number than {sequence}")
         });
-        let Some((last, before)) = self.entries.last_key_value() else { return };
-        findings.check(sequence == last + 1, Rule::MediaSequence, &entry.uri, || format!("{sequence} follows {last}"));
+        // After an outage, ours or theirs, the neighbour may be missing.
+        let Some(before) = sequence.checked_sub(1).and_then(|last| self.entries.get(&last)) else { return };
         let Some((announced, last_announced)) = entry.wall.zip(before.wall) else { return };
         let step = announced - last_announced;
         let continues = entry.discontinuity || (step - before.duration).abs() <= CLOCK_SLACK;
         findings.check(step >= 0.0 && continues, Rule::ProgramDateTime, &entry.uri, || {
             format!("{step:.3} s after the one before, which lasts {:.3} s", before.duration)
         });
-        // It was recorded before it was listed, and not long before.
+        // It was recorded before it was listed, and not long before. The first reading lists old ones, too.
+        if self.last_new.is_none() {
+            return;
+        }
         let age = wall - (announced + entry.duration);
         let oldest = 3.0 * self.target_duration.unwrap_or(10) as f64 + 10.0;
         findings.check((-2.0..oldest).contains(&age), Rule::ProgramDateTime, &entry.uri, || {
@@ -202,6 +206,8 @@ fn check_same(seen: &Entry, entry: &Entry, first: bool, findings: &mut Findings)
         format!("discontinuity number {} became {}", seen.discontinuity_number, entry.discontinuity_number)
     });
     let entry = Entry { discontinuity: if first { seen.discontinuity } else { entry.discontinuity }, ..entry.clone() };
-    let same = Entry { discontinuity_number: seen.discontinuity_number, gap: seen.gap, ..entry.clone() } == *seen;
+    // Some servers tell the time of the first entry only.
+    let wall = entry.wall.and(seen.wall).map_or(seen.wall, |_| entry.wall);
+    let same = Entry { discontinuity_number: seen.discontinuity_number, gap: seen.gap, wall, ..entry.clone() } == *seen;
     findings.check(same, Rule::EntryChanged, &seen.uri, || format!("{seen:?} became {entry:?}"));
 }

@@ -57,6 +57,10 @@ impl Archive for Failing {
         self.fails().and_then(|()| self.directory.exchange(stream, name, aside))
     }
 
+    fn discard(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()> {
+        self.directory.discard(stream, name, aside)
+    }
+
     fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()> {
         self.directory.remove(stream, name)
     }
@@ -114,7 +118,7 @@ async fn writes_that_fail_or_hang_touch_no_viewer_and_the_archive_is_whole_after
             assert_eq!(archive.read(&stream.name, name).expect("archived"), file.bytes, "{name}");
         }
         assert_eq!(leftovers(), 0, "errno {errno}");
-        // The files that two playlists and the digests replaced are kept, to write the next ones into.
+        // What playlists and digests replaced is kept, to write later ones into: of this snapshot one each.
         assert!(asides(|name| !name.starts_with("0-")) <= 3, "errno {errno}");
     }
 }

@@ -49,7 +49,11 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
         }
     }
     if bench.most > 0 {
-        ingests.push(ingest_on_fresh(bench, &directory, &clip, CMAF, bench.most)?);
+        // Most machines are too busy with so many: what was measured before is not lost for that.
+        match ingest_on_fresh(bench, &directory, &clip, CMAF, bench.most) {
+            Ok(ingest) => ingests.push(ingest),
+            Err(error) => eprintln!("not in the report: {error:#}"),
+        }
     }
     let mut webs = Vec::new();
     for _ in 0..bench.rounds {

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const ASKING: Duration = Duration::from_secs(8);
 /// How long a publisher may take to have a full window.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the playlist is looked at until it is full.
+const POLL: Duration = Duration::from_millis(500);
 /// Connections of wrk's one thread.
 const CONNECTIONS: &str = "64";
 
@@ -57,7 +59,7 @@ pub fn measure(setting: Setting<'_>, contender: Contender) -> anyhow::Result<Web
             break uris[uris.len() - 1].clone();
         }
         ensure!(Instant::now() < deadline, "{contender}: no full playlist at {playlist}");
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(POLL);
     };
     let directory = playlist.rsplit_once('/').map_or("", |(directory, _)| directory);
     let segment = format!("{directory}/{newest}");

@@ -8,8 +8,8 @@ use crate::events;
 use crate::fault::Fault;
 use crate::steps::until_step;
 use crate::vitals::{Vital, Vitals};
-use bytes::Bytes;
 use commit::{Commit, Spares};
+use memory::Content;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::BTreeMap;
 use std::io;
@@ -112,9 +112,9 @@ impl Actor for Archiver {
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Files to write: segments and initialization sections, oldest first.
-    write: Vec<(String, Bytes)>,
+    write: Vec<(String, Content)>,
     /// Playlists and digests, once no listed file is missing.
-    documents: Option<(Documents, Vec<(&'static str, Bytes)>)>,
+    documents: Option<(Documents, Vec<(&'static str, Content)>)>,
     /// Files to remove when the playlists no longer name them.
     remove: Vec<String>,
 }
@@ -138,12 +138,12 @@ impl Plan {
     }
 
     /// Digests before playlists: at no instant is a listed file without its digest (invariant I2).
-    fn documents(snapshot: &Snapshot, there: Option<&Documents>) -> (Documents, Vec<(&'static str, Bytes)>) {
+    fn documents(snapshot: &Snapshot, there: Option<&Documents>) -> (Documents, Vec<(&'static str, Content)>) {
         let mut write =
-            vec![(DIGESTS, snapshot.digests.bytes.clone()), (MEDIA_PLAYLIST, snapshot.media_playlist.bytes.clone())];
+            vec![(DIGESTS, snapshot.digests.content()), (MEDIA_PLAYLIST, snapshot.media_playlist.content())];
         let multivariant = snapshot.multivariant.etag.clone();
         if there.is_none_or(|there| there.multivariant != multivariant) {
-            write.push((MULTIVARIANT_PLAYLIST, snapshot.multivariant.bytes.clone()));
+            write.push((MULTIVARIANT_PLAYLIST, snapshot.multivariant.content()));
         }
         (Documents { version: snapshot.version, multivariant }, write)
     }

@@ -2,6 +2,7 @@
 //!
 //! It starts from what is published, so nothing is lost or repeated by a restart.
 
+use crate::encoder_socket::STEP;
 use crate::events;
 use crate::fault::Fault;
 use crate::steps::until_step;
@@ -17,7 +18,7 @@ use storage::window::Superseded;
 use tokio::time::{Duration, Instant};
 
 /// How often the log is read. One wake-up for many samples, at any number of samples a second.
-const PUMP: Duration = Duration::from_millis(200);
+const PUMP: Duration = STEP;
 /// Entries taken at once, so that one message's work stays short.
 const BATCH: usize = 512;
 /// Failures at one position after which the samples around it are skipped.
@@ -162,8 +163,11 @@ impl State {
         }
         self.stream.window.publish(&before, next)?;
         self.stream.log.release(self.position);
+        let first = before.listed.is_empty();
+        drop(before);
+        self.packager.give_back();
         for (n, segment) in published.iter().enumerate() {
-            events::segment_published(&self.stream, segment, n == 0 && before.listed.is_empty());
+            events::segment_published(&self.stream, segment, n == 0 && first);
         }
         Ok(())
     }
@@ -207,7 +211,7 @@ mod tests {
     fn published(args: &Args) -> String {
         let snapshot = args.stream.window.snapshot();
         let segments = snapshot.expired.iter().map(|expired| &expired.segment).chain(&snapshot.listed);
-        segments.map(|segment| String::from_utf8_lossy(&segment.file.bytes).into_owned()).collect()
+        segments.map(|segment| String::from_utf8_lossy(&segment.file.bytes.to_bytes()).into_owned()).collect()
     }
 
     /// A segmenter dies at `position`; its successor starts.

@@ -1,6 +1,6 @@
 //! Files of a window as HTTP responses: validators, ranges, compression, caching (RFC 9110, RFC 9111).
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL,
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, RANGE, VARY,
@@ -9,7 +9,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use headers::{ETag, HeaderMapExt, IfNoneMatch, Range};
+use hyper::body::{Frame, SizeHint};
+use memory::Content;
+use std::convert::Infallible;
 use std::ops::Bound;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use storage::Document;
 use storage::snapshot::File;
 use storage::snapshot::hex;
@@ -41,7 +46,7 @@ pub fn segment(request: &HeaderMap, file: &File) -> Response {
     let mut response = match requested_range(request, &etag, length) {
         Requested::Whole => body(StatusCode::OK, file.bytes.clone()),
         Requested::Part(first, last) => {
-            let mut response = body(StatusCode::PARTIAL_CONTENT, file.bytes.slice(first as usize..=last as usize));
+            let mut response = body(StatusCode::PARTIAL_CONTENT, file.bytes.slice(first as usize..last as usize + 1));
             insert(&mut response, CONTENT_RANGE, &format!("bytes {first}-{last}/{length}"));
             response
         }
@@ -166,12 +171,39 @@ fn accepts_gzip(request: &HeaderMap) -> bool {
     })
 }
 
-fn body(status: StatusCode, bytes: Bytes) -> Response {
-    let length = HeaderValue::from(bytes.len());
-    let mut response = Response::new(Body::from(bytes));
+fn body(status: StatusCode, content: impl Into<Content>) -> Response {
+    let content = content.into();
+    let length = HeaderValue::from(content.len());
+    let mut response = Response::new(Body::new(Pieces { content, sent: 0 }));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_LENGTH, length);
     response
+}
+
+/// Contents on their way to a peer: each piece is a frame, so that nothing is copied.
+struct Pieces {
+    content: Content,
+    sent: usize,
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = self.content.pieces().get(self.sent).cloned();
+        self.sent += 1;
+        Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.sent >= self.content.pieces().len()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.content.pieces().iter().skip(self.sent).map(|piece| piece.len() as u64);
+        SizeHint::with_exact(left.sum())
+    }
 }
 
 fn insert(response: &mut Response, name: axum::http::HeaderName, value: &str) {
@@ -187,7 +219,7 @@ mod tests {
     use axum::http::header::IF_NONE_MATCH;
 
     fn file() -> File {
-        File { name: "0-7.m4s".to_owned(), bytes: Bytes::from_static(b"0123456789"), digest: [7; 32] }
+        File { name: "0-7.m4s".to_owned(), bytes: Bytes::from_static(b"0123456789").into(), digest: [7; 32] }
     }
 
     fn with(headers: &[(axum::http::HeaderName, &str)]) -> HeaderMap {

@@ -38,7 +38,7 @@ impl Intake {
         match flv::video(body)? {
             VideoTag::SequenceHeader(record) => {
                 if self.video.as_ref().is_none_or(|config| config.record != record) {
-                    let config = Arc::new(AvcConfig::parse(record)?);
+                    let config = Arc::new(AvcConfig::parse(kept(&record))?);
                     self.video = Some(config.clone());
                     entries.push(Entry::Video(config));
                     self.upheaval()?;
@@ -60,7 +60,7 @@ impl Intake {
         match flv::audio(body)? {
             AudioTag::SequenceHeader(record) => {
                 if self.audio.as_ref().is_none_or(|config| config.config != record) {
-                    let config = Arc::new(AacConfig::parse(record)?);
+                    let config = Arc::new(AacConfig::parse(kept(&record))?);
                     self.audio = Some(config.clone());
                     entries.push(Entry::Audio(config));
                     self.upheaval()?;
@@ -101,6 +101,11 @@ impl Intake {
         }
         Ok(())
     }
+}
+
+/// A copy of what is kept for long: it must not hold up the memory of the samples beside which it came.
+fn kept(record: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(record)
 }
 
 #[cfg(test)]

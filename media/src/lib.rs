@@ -10,7 +10,6 @@ pub mod hls;
 pub mod intake;
 pub mod mpegts;
 pub mod packager;
-mod pages;
 pub mod sample;
 pub mod segment;
 pub mod timeline;

@@ -1,8 +1,9 @@
 //! Media Segments, made of parts, and the initialization section they need.
 
 use crate::sample::{Sample, TICKS_PER_SECOND, TrackKind, Tracks};
-use crate::{cmaf, mpegts, pages};
+use crate::{cmaf, mpegts};
 use bytes::Bytes;
+use memory::{Blocks, Content};
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -90,8 +91,8 @@ pub struct Part {
 /// A finished Media Segment.
 #[derive(Debug, Clone)]
 pub struct Segment {
-    /// The file, contiguous.
-    pub bytes: Bytes,
+    /// The file.
+    pub bytes: Content,
     /// SHA-256 of `bytes`.
     pub digest: FileDigest,
     /// Its parts, in order and without gaps.
@@ -143,16 +144,18 @@ struct PartEnd {
     independent: bool,
 }
 
-/// Counters that go on from segment to segment.
+/// What goes on from segment to segment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Continuity {
     pub chunk_sequence: u32,
     pub muxer: mpegts::Muxer,
+    /// Where its segments lie.
+    pub blocks: Blocks,
 }
 
 /// What a finished segment's bytes are; the packager adds its place in the session.
 pub(crate) struct Finished {
-    pub bytes: Bytes,
+    pub bytes: Content,
     pub digest: FileDigest,
     pub parts: Vec<Part>,
     pub independent: bool,
@@ -218,7 +221,7 @@ impl OpenSegment {
             let parts = self.write(continuity, scratch);
             let finished = Finished {
                 digest: Sha256::digest(&*scratch).into(),
-                bytes: pages::hold(scratch),
+                bytes: continuity.blocks.hold(scratch),
                 parts,
                 independent: self.independent,
                 video_samples: self.video_samples,

@@ -1,6 +1,7 @@
 //! Chunk reader (RTMP 1.0 section 5.3): chunks of interleaved chunk streams in, whole messages out.
 
 use bytes::{Bytes, BytesMut};
+use memory::Blocks;
 use thiserror::Error;
 
 /// Chunk size before the peer sets one (RTMP 1.0 section 5.4.1), bytes.
@@ -15,6 +16,9 @@ const MAX_PARTIAL_MESSAGES: usize = 2;
 pub const MAX_FIRST_MESSAGE: usize = 64 << 10;
 /// The timestamp field that says "see the extended timestamp" (RTMP 1.0 section 5.3.1.3).
 const EXTENDED: u32 = 0x00FF_FFFF;
+/// Message type ids of audio and video (RTMP 1.0 section 7.1.4).
+const AUDIO: u8 = 8;
+const VIDEO: u8 = 9;
 /// First allocation of a message. It doubles as bytes arrive, so that nothing is allocated on a promise.
 const FIRST_ALLOCATION: usize = 4096;
 
@@ -66,6 +70,8 @@ pub struct ChunkReader {
     open: Option<(usize, usize)>,
     partial_bytes: usize,
     max_message: usize,
+    /// Where audio and video messages lie.
+    blocks: Blocks,
 }
 
 #[derive(Debug)]
@@ -96,6 +102,7 @@ impl Default for ChunkReader {
             open: None,
             partial_bytes: 0,
             max_message: MAX_FIRST_MESSAGE,
+            blocks: Blocks::default(),
         }
     }
 }
@@ -149,10 +156,10 @@ impl ChunkReader {
             return Err(ChunkError::TooManyPartialBytes);
         }
         let stream = &mut self.streams[index];
-        // Most messages arrive whole: they are copied once, into memory that fits.
+        // Most messages arrive whole: they are copied once.
         if taken == stream.length {
             self.open = None;
-            let payload = Bytes::copy_from_slice(&input[..taken]);
+            let payload = stream.hold(&input[..taken], &mut self.blocks);
             *input = &input[taken..];
             return Ok(Some(stream.finish(payload)));
         }
@@ -168,7 +175,8 @@ impl ChunkReader {
             return Ok(None);
         }
         self.partial_bytes -= stream.payload.len();
-        let payload = std::mem::take(&mut stream.payload).freeze();
+        let payload = std::mem::take(&mut stream.payload);
+        let payload = stream.hold(&payload, &mut self.blocks);
         Ok(Some(stream.finish(payload)))
     }
 
@@ -297,6 +305,14 @@ impl ChunkStream {
             self.payload.reserve(capacity - self.payload.len());
         }
         self.payload.extend_from_slice(bytes);
+    }
+
+    /// Messages with media are held for a while, and a publisher's together; others are soon gone.
+    fn hold(&self, payload: &[u8], blocks: &mut Blocks) -> Bytes {
+        match self.type_id {
+            AUDIO | VIDEO => blocks.hold_whole(payload),
+            _ => Bytes::copy_from_slice(payload),
+        }
     }
 
     fn finish(&mut self, payload: Bytes) -> Message {

@@ -1,12 +1,14 @@
 //! Archive: the replica of windows on storage, behind a trait, and what it is known to hold.
 
 use crate::name::StreamName;
+use crate::write::{self, Direct};
 use bytes::Bytes;
+use memory::Content;
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,13 +33,13 @@ impl Aside {
 /// Storage for streams. Every call may block or fail; none is made on the live path.
 pub trait Archive: Send + Sync + 'static {
     /// Writes a file under a temporary name of its own, which no other write has.
-    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Bytes) -> io::Result<Aside>;
+    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Content) -> io::Result<Aside>;
     /// Makes what was written aside durable, for all streams at once.
     fn sync(&self) -> io::Result<()>;
     /// Gives a file written aside its name.
     fn commit(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()>;
     /// Writes a file under the temporary name that [`Archive::exchange`] gave back.
-    fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Bytes) -> io::Result<()>;
+    fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Content) -> io::Result<()>;
     /// Gives a file written aside its name, like `commit`; the temporary name under which the file is that
     /// had the name before, where storage can do that.
     fn exchange(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<Option<Aside>>;
@@ -62,12 +64,14 @@ pub struct LocalDirectory {
     asides: AtomicU64,
     /// The file system cannot exchange two names (network file systems cannot).
     cannot_exchange: AtomicBool,
+    direct: Direct,
 }
 
 impl LocalDirectory {
     /// An archive under `root`. Nothing is touched yet: storage may be away when the process starts.
     pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned(), asides: AtomicU64::new(0), cannot_exchange: AtomicBool::new(false) }
+        let (asides, cannot_exchange) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { root: root.to_owned(), asides, cannot_exchange, direct: Direct::default() }
     }
 
     /// Where the window of `stream` lies.
@@ -81,22 +85,18 @@ impl LocalDirectory {
 }
 
 impl Archive for LocalDirectory {
-    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Bytes) -> io::Result<Aside> {
+    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Content) -> io::Result<Aside> {
         let aside = Aside(self.asides.fetch_add(1, Ordering::Relaxed));
         let path = self.aside(stream, name, aside);
-        let mut file = match fs::File::create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(self.live_directory(stream))?;
-                fs::File::create(&path)?
-            }
-            created => created?,
-        };
-        if let Err(error) = file.write_all(bytes) {
+        let mut written = self.direct.create(&path, bytes);
+        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            fs::create_dir_all(self.live_directory(stream))?;
+            written = self.direct.create(&path, bytes);
+        }
+        written.map(|()| aside).inspect_err(|_| {
             // Half a file is of no use, and on a full disk its room is.
             let _ = fs::remove_file(&path);
-            return Err(error);
-        }
-        Ok(aside)
+        })
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -108,17 +108,18 @@ impl Archive for LocalDirectory {
         fs::rename(self.aside(stream, name, aside), self.live_directory(stream).join(name))
     }
 
-    fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Bytes) -> io::Result<()> {
+    fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Content) -> io::Result<()> {
         let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
         let options = fs::File::options().write(true).custom_flags(no_link).clone();
-        let mut file = options.open(self.aside(stream, name, aside))?;
+        let file = options.open(self.aside(stream, name, aside))?;
         // Somebody's copy of a playlist may be a second name of the file.
-        if file.metadata()?.nlink() != 1 {
+        let before = file.metadata()?;
+        if before.nlink() != 1 {
             return Err(io::Error::other("the file has another name"));
         }
-        file.write_all(bytes)?;
+        write::overwrite(&file, bytes)?;
         // In this order nothing is freed only to be allocated again.
-        file.set_len(bytes.len() as u64)
+        if before.len() > bytes.len() as u64 { file.set_len(bytes.len() as u64) } else { Ok(()) }
     }
 
     fn exchange(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<Option<Aside>> {
@@ -276,14 +277,14 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let archive = LocalDirectory::at(directory.path());
         let stream = StreamName::new("live", "show").expect("valid name");
-        let aside = archive.write_aside(&stream, "0-1.m4s", &Bytes::from_static(b"media")).expect("written");
+        let aside = archive.write_aside(&stream, "0-1.m4s", &Bytes::from_static(b"media").into()).expect("written");
         archive.sync().expect("synced");
         assert!(archive.read(&stream, "0-1.m4s").is_err());
         archive.commit(&stream, "0-1.m4s", aside).expect("committed");
         assert_eq!(archive.list(&stream).expect("listed"), BTreeMap::from([("0-1.m4s".to_owned(), 5)]));
         assert_eq!(archive.highest_sequence().expect("listed"), 1);
         // Documents change places with what they replace, from the second time on.
-        let document = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let document = |text: &'static str| Content::from(Bytes::from_static(text.as_bytes()));
         let first = archive.write_aside(&stream, "0.m3u8", &document("first")).expect("written");
         assert_eq!(archive.exchange(&stream, "0.m3u8", first).expect("committed"), None);
         let second = archive.write_aside(&stream, "0.m3u8", &document("the second")).expect("written");

@@ -7,6 +7,7 @@ use crate::name::StreamName;
 use crate::snapshot::{Adopted, File, Numbers, Published, Snapshot, hex};
 use bytes::Bytes;
 use media::hls::ListedSegment;
+use memory::Content;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -69,7 +70,7 @@ impl FileRecord {
     fn restore(&self, read: &mut dyn FnMut(&str) -> Option<Bytes>) -> Option<File> {
         let bytes = read(&self.name)?;
         let digest: [u8; 32] = Sha256::digest(&bytes).into();
-        (hex(&digest) == self.sha256).then(|| File { name: self.name.clone(), bytes, digest })
+        (hex(&digest) == self.sha256).then(|| File { name: self.name.clone(), bytes: bytes.into(), digest })
     }
 }
 
@@ -153,7 +154,7 @@ impl SegmentRecord {
             program_date_time_ms: self.program_date_time_ms,
             gap: file.is_none(),
         };
-        let lost = || File { name: self.file.name.clone(), bytes: Bytes::new(), digest: [0; 32] };
+        let lost = || File { name: self.file.name.clone(), bytes: Content::default(), digest: [0; 32] };
         Published { sequence: self.sequence, listed, file: file.unwrap_or_else(lost), map, parts: Vec::new() }
     }
 }
@@ -237,7 +238,7 @@ mod tests {
         let (stream, snapshot) = published_window(9);
         let record = Record::of(&stream, &snapshot);
         let mut files: HashMap<String, Bytes> =
-            snapshot.files().into_iter().map(|(name, file)| (name.to_owned(), file.bytes.clone())).collect();
+            snapshot.files().into_iter().map(|(name, file)| (name.to_owned(), file.bytes.to_bytes())).collect();
         let whole = record.adopt(&mut |name| files.get(name).cloned());
         assert_eq!(whole.media_playlist.bytes, snapshot.media_playlist.bytes);
         assert_eq!(whole.multivariant.bytes, snapshot.multivariant.bytes);

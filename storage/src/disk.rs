@@ -4,8 +4,8 @@
 //! up to a limit. Syncs are grouped: one a second for all streams of the mount.
 
 use crate::archive::Archive;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,9 +51,9 @@ pub struct DiskState {
 /// The threads of one mount.
 pub struct Disk {
     archive: Arc<dyn Archive>,
-    jobs: SyncSender<Job>,
-    queue: Arc<Mutex<Receiver<Job>>>,
-    syncs: Option<SyncSender<Synced>>,
+    jobs: Sender<Job>,
+    queue: Receiver<Job>,
+    syncs: Option<Sender<Synced>>,
     workers: Mutex<Vec<Arc<Worker>>>,
 }
 
@@ -72,12 +72,12 @@ struct Busyness {
 impl Disk {
     /// Starts the threads.
     pub fn start(archive: Arc<dyn Archive>, policy: SyncPolicy) -> io::Result<Arc<Self>> {
-        let (jobs, queue) = sync_channel(MAX_QUEUED);
+        let (jobs, queue) = bounded(MAX_QUEUED);
         let syncs = match policy {
             SyncPolicy::Grouped => Some(start_sync_thread(archive.clone())?),
             SyncPolicy::Never => None,
         };
-        let disk = Self { archive, jobs, queue: Arc::new(Mutex::new(queue)), syncs, workers: Mutex::default() };
+        let disk = Self { archive, jobs, queue, syncs, workers: Mutex::default() };
         for _ in 0..THREADS {
             disk.start_worker()?;
         }
@@ -92,9 +92,7 @@ impl Disk {
     /// Calls back once everything written before this call is durable.
     pub fn sync(&self, synced: impl FnOnce(io::Result<()>) + Send + 'static) -> Result<(), Busy> {
         match &self.syncs {
-            Some(syncs) => syncs.try_send(Box::new(synced)).map_err(|error| match error {
-                TrySendError::Full(_) | TrySendError::Disconnected(_) => Busy,
-            }),
+            Some(syncs) => syncs.try_send(Box::new(synced)).map_err(|_| Busy),
             None => {
                 synced(Ok(()));
                 Ok(())
@@ -137,10 +135,8 @@ impl Disk {
 }
 
 /// Runs jobs until the disk is dropped or the thread was given up. A job that panics costs its thread's turn only.
-fn work(worker: &Worker, queue: &Mutex<Receiver<Job>>, archive: &dyn Archive) {
-    loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
+fn work(worker: &Worker, queue: &Receiver<Job>, archive: &dyn Archive) {
+    while let Ok(job) = queue.recv() {
         set_busy(worker, Some(Instant::now()));
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(archive)));
         if outcome.is_err() {
@@ -159,8 +155,8 @@ fn set_busy(worker: &Worker, since: Option<Instant>) -> bool {
     busy.lost
 }
 
-fn start_sync_thread(archive: Arc<dyn Archive>) -> io::Result<SyncSender<Synced>> {
-    let (syncs, requests) = sync_channel::<Synced>(MAX_QUEUED);
+fn start_sync_thread(archive: Arc<dyn Archive>) -> io::Result<Sender<Synced>> {
+    let (syncs, requests) = bounded::<Synced>(MAX_QUEUED);
     thread::Builder::new().name("disk-sync".to_owned()).spawn(move || sync_in_groups(&*archive, &requests))?;
     Ok(syncs)
 }
@@ -196,6 +192,7 @@ fn sync_in_groups(archive: &dyn Archive, requests: &Receiver<Synced>) {
 mod tests {
     use super::*;
     use crate::archive::LocalDirectory;
+    use std::sync::mpsc::sync_channel;
 
     fn disk() -> (tempfile::TempDir, Arc<Disk>) {
         let directory = tempfile::tempdir().expect("temporary directory");

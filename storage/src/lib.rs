@@ -12,6 +12,7 @@ pub mod log;
 pub mod name;
 pub mod snapshot;
 pub mod window;
+mod write;
 
 pub use archive::{Archive, Ledger};
 pub use live::{LiveStream, Publisher, Registry, Session};

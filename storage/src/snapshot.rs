@@ -10,6 +10,7 @@ use media::packager::Settings;
 use media::sample::{TICKS_PER_MS, Tracks};
 use media::segment::{FileDigest, Initialization, Part};
 use media::{Packager, Segment, TICKS_PER_SECOND};
+use memory::Content;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -44,6 +45,11 @@ impl Document {
         Self { etag: hex(&Sha256::digest(&bytes)[..16]), bytes, gzip: OnceLock::new() }
     }
 
+    /// The text as files have it.
+    pub fn content(&self) -> Content {
+        self.bytes.clone().into()
+    }
+
     /// The text compressed, made when first asked for.
     pub fn gzip(&self) -> Bytes {
         self.gzip.get_or_init(|| compress(&self.bytes)).clone()
@@ -63,7 +69,7 @@ pub struct File {
     /// Last component of its URL; never used for other bytes.
     pub name: String,
     /// Its contents; empty if they were lost (the segment is a gap).
-    pub bytes: Bytes,
+    pub bytes: Content,
     /// SHA-256.
     pub digest: FileDigest,
 }
@@ -304,7 +310,7 @@ impl Snapshot {
         {
             return file.clone();
         }
-        let (bytes, digest) = (segment.init.bytes.clone(), segment.init.digest);
+        let (bytes, digest) = (Content::from(segment.init.bytes.clone()), segment.init.digest);
         let file = (!bytes.is_empty()).then(|| Arc::new(File { name: format!("0-{sequence}.mp4"), bytes, digest }));
         self.init = Some((segment.init.clone(), file.clone()));
         file

@@ -2,7 +2,7 @@
 
 use super::Plan;
 use crate::events;
-use bytes::Bytes;
+use memory::Content;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,7 +72,7 @@ impl Commit<'_> {
         Ok(spares)
     }
 
-    fn document(&self, name: &'static str, bytes: &Bytes, spares: &mut Spares) -> io::Result<()> {
+    fn document(&self, name: &'static str, bytes: &Content, spares: &mut Spares) -> io::Result<()> {
         let (archive, stream, now) = (self.archive, &self.stream.name, Instant::now());
         let aside = match spares.take(name, now) {
             Some(spare) => archive.rewrite_aside(stream, name, spare, bytes).map(|()| spare)?,

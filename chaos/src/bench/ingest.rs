@@ -9,8 +9,9 @@ use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-/// From the first sample until what is measured is steady: the window is full and old segments expire.
-const WARM_UP: Duration = Duration::from_secs(30);
+/// From the first sample until what is measured is steady: two GOPs are gathered, the window is filled, and
+/// segments that left it expire, which takes half a minute with segments of two seconds.
+const WARM_UP: Duration = Duration::from_secs(40);
 /// A machine busier than this distorts what it measures.
 const MAX_BUSY: f64 = 0.8;
 /// Void runs in a row after which the machine is not fit for it.

@@ -94,7 +94,7 @@ fn marks(bytes: &[u8]) -> Vec<String> {
 }
 
 fn all_marks(segments: &[Segment]) -> Vec<String> {
-    segments.iter().flat_map(|segment| marks(&segment.bytes)).collect()
+    segments.iter().flat_map(|segment| marks(&segment.bytes.to_bytes())).collect()
 }
 
 fn sent_marks(entries: &[Entry]) -> Vec<String> {
@@ -190,7 +190,7 @@ fn parts_cover_their_segment() {
             assert_eq!(at, segment.bytes.len());
             assert!(segment.parts.len() >= 3 && segment.parts[0].independent, "{:?}", segment.parts);
             use sha2::Digest;
-            assert_eq!(segment.digest, <[u8; 32]>::from(sha2::Sha256::digest(&segment.bytes)));
+            assert_eq!(segment.digest, <[u8; 32]>::from(sha2::Sha256::digest(segment.bytes.to_bytes())));
         }
     }
 }

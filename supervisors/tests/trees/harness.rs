@@ -176,7 +176,9 @@ impl Show {
         let entries = [epoch].into_iter().chain(self.sent.iter().cloned()).chain([Entry::EpochEnd]);
         let outputs = entries.flat_map(|entry| packager.push(&entry));
         outputs
-            .filter_map(|output| if let Output::Segment(segment) = output { Some(segment.bytes) } else { None })
+            .filter_map(
+                |output| if let Output::Segment(segment) = output { Some(segment.bytes.to_bytes()) } else { None },
+            )
             .collect()
     }
 }
@@ -185,7 +187,7 @@ impl Show {
 pub fn published(stream: &LiveStream) -> Vec<Bytes> {
     let snapshot = stream.window.snapshot();
     let expired = snapshot.expired.iter().map(|expired| &expired.segment);
-    expired.chain(&snapshot.listed).map(|segment| segment.file.bytes.clone()).collect()
+    expired.chain(&snapshot.listed).map(|segment| segment.file.bytes.to_bytes()).collect()
 }
 
 /// Waits until the segmenter has read everything the log holds.

@@ -2,6 +2,7 @@
 
 use crate::harness::{Tree, packaged, published, wait_for};
 use bytes::Bytes;
+use memory::Content;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -36,7 +37,7 @@ impl Failing {
 
 impl Archive for Failing {
     /// Fails after the write: what was written is left behind.
-    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Bytes) -> io::Result<Aside> {
+    fn write_aside(&self, stream: &StreamName, name: &str, bytes: &Content) -> io::Result<Aside> {
         let aside = self.directory.write_aside(stream, name, bytes)?;
         self.fails().map(|()| aside)
     }
@@ -49,7 +50,7 @@ impl Archive for Failing {
         self.fails().and_then(|()| self.directory.commit(stream, name, aside))
     }
 
-    fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Bytes) -> io::Result<()> {
+    fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Content) -> io::Result<()> {
         self.fails().and_then(|()| self.directory.rewrite_aside(stream, name, aside, bytes))
     }
 
@@ -115,7 +116,7 @@ async fn writes_that_fail_or_hang_touch_no_viewer_and_the_archive_is_whole_after
         })
         .await;
         for (name, file) in snapshot.files() {
-            assert_eq!(archive.read(&stream.name, name).expect("archived"), file.bytes, "{name}");
+            assert_eq!(archive.read(&stream.name, name).expect("archived"), file.bytes.to_bytes(), "{name}");
         }
         assert_eq!(leftovers(), 0, "errno {errno}");
         // What playlists and digests replaced is kept, to write later ones into: of this snapshot one each.

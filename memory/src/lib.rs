@@ -1,0 +1,8 @@
+//! Bytes that are held for a while: samples until their segment is finished, segments until nobody may
+//! fetch them any more.
+
+mod blocks;
+mod content;
+
+pub use blocks::{ALIGNMENT, Blocks};
+pub use content::Content;

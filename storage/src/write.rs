@@ -1,0 +1,153 @@
+//! Writing files past the page cache, where the file system allows it (`O_DIRECT`).
+//!
+//! A segment is in memory already, for viewers; a second copy in the kernel's cache is memory cleared, copied
+//! into and written back later for nobody. And an error of storage is then the answer to the write that met it,
+//! not to some later sync.
+
+use memory::{ALIGNMENT, Content};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Smaller files are written the ordinary way: what a copy costs is less than waiting for a device.
+const MIN_DIRECT: usize = 64 << 10;
+
+/// Whether the page cache may be passed by: not once a file system has refused it.
+#[derive(Debug, Default)]
+pub struct Direct {
+    refused: AtomicBool,
+}
+
+impl Direct {
+    /// Creates a file, or empties the one that is there, and writes `content` into it.
+    pub fn create(&self, path: &Path, content: &Content) -> io::Result<()> {
+        if !self.suits(content) {
+            return write_all(&File::create(path)?, &mut slices(content));
+        }
+        let file = match open_direct(path) {
+            Err(error) if is_refusal(&error) => {
+                self.refused.store(true, Ordering::Relaxed);
+                return write_all(&File::create(path)?, &mut slices(content));
+            }
+            opened => opened?,
+        };
+        // The last piece ends where the segment ends; what lies beyond its last whole block goes the ordinary way.
+        let (mut whole, mut rest) = (slices(content), Vec::new());
+        if let (Some(last), Some(piece)) = (whole.last_mut(), content.pieces().last()) {
+            let (blocks, tail) = piece.split_at(piece.len() / ALIGNMENT * ALIGNMENT);
+            *last = IoSlice::new(blocks);
+            rest.push(IoSlice::new(tail));
+        }
+        let mut left = &mut whole[..];
+        let written = write_slices(&file, &mut left);
+        fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::DIRECT)?;
+        match written {
+            Err(error) if is_refusal(&error) => {
+                self.refused.store(true, Ordering::Relaxed);
+                write_all(&file, left)?;
+            }
+            written => written?,
+        }
+        write_all(&file, &mut rest)
+    }
+
+    /// Whether the file is large and lies in memory as devices demand.
+    fn suits(&self, content: &Content) -> bool {
+        let pieces = content.pieces();
+        let but_last = &pieces[..pieces.len().saturating_sub(1)];
+        content.len() >= MIN_DIRECT
+            && !self.refused.load(Ordering::Relaxed)
+            && pieces.iter().all(|piece| piece.as_ptr().addr().is_multiple_of(ALIGNMENT))
+            && but_last.iter().all(|piece| piece.len().is_multiple_of(ALIGNMENT))
+    }
+}
+
+fn open_direct(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+    File::options().write(true).create(true).truncate(true).custom_flags(flags).open(path)
+}
+
+/// What file systems and devices answer that cannot, or want larger blocks.
+fn is_refusal(error: &io::Error) -> bool {
+    let refusals = [Errno::INVAL, Errno::OPNOTSUPP].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| refusals.contains(&code))
+}
+
+/// Writes contents over what a file holds, from its start.
+pub fn overwrite(file: &File, content: &Content) -> io::Result<()> {
+    write_all(file, &mut slices(content))
+}
+
+fn slices(content: &Content) -> Vec<IoSlice<'_>> {
+    content.pieces().iter().map(|piece| IoSlice::new(piece)).collect()
+}
+
+fn write_all(file: &File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    write_slices(file, &mut slices)
+}
+
+/// Writes with as few calls as the system allows; `left` is what was not written.
+fn write_slices(mut file: &File, left: &mut &mut [IoSlice<'_>]) -> io::Result<()> {
+    // Empty slices at the front would look like a file that takes nothing.
+    IoSlice::advance_slices(left, 0);
+    while !left.is_empty() {
+        match file.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(left, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use memory::Blocks;
+
+    fn pattern(length: usize) -> Vec<u8> {
+        (0..length).map(|n| (n * 7 + n / 251) as u8).collect()
+    }
+
+    #[test]
+    fn files_hold_what_was_written_whatever_their_length_and_however_they_lie_in_memory() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (direct, mut blocks) = (Direct::default(), Blocks::default());
+        for length in [0, 1, 511, 512, MIN_DIRECT - 1, MIN_DIRECT, MIN_DIRECT + 1, 200_000, 199_680, 1 << 20] {
+            let (path, expected) = (directory.path().join("file"), pattern(length));
+            let aligned = blocks.hold(&expected);
+            let shifted: Content = aligned.slice(1..length).pieces().iter().cloned().collect();
+            for content in [aligned, shifted, Content::from(Bytes::from(expected.clone()))] {
+                direct.create(&path, &content).expect("written");
+                assert!(std::fs::read(&path).expect("read") == content.to_bytes(), "{length} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn segments_lie_as_devices_demand() {
+        let (direct, mut blocks) = (Direct::default(), Blocks::default());
+        for length in [MIN_DIRECT, 100_001, 70_000, 236_000] {
+            assert!(direct.suits(&blocks.hold(&pattern(length))), "{length} bytes");
+        }
+        direct.refused.store(true, Ordering::Relaxed);
+        assert!(!direct.suits(&blocks.hold(&pattern(MIN_DIRECT))));
+    }
+
+    #[test]
+    fn a_file_system_that_refuses_is_not_asked_again_and_loses_nothing() {
+        let (direct, content) = (Direct::default(), Blocks::default().hold(&pattern(300_000)));
+        // It takes no such flag, and no segment either.
+        direct.create(Path::new("/proc/self/oom_score_adj"), &content).expect_err("no file for segments");
+        assert!(!direct.suits(&content), "it is asked no more");
+        let directory = tempfile::tempdir().expect("temporary directory");
+        direct.create(&directory.path().join("file"), &content).expect("written");
+        assert!(std::fs::read(directory.path().join("file")).expect("read") == content.to_bytes());
+    }
+}

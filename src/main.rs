@@ -7,11 +7,6 @@ use steadycast::cli::{Cli, Command};
 use steadycast::config::Problem;
 use steadycast::{Config, Listeners, config, demo, logging, run};
 
-/// Memory is taken on one thread and given back on another all the time, which costs the C library's allocator
-/// locks and page faults (docs/decisions/0007-fewer-wakeups-and-copies.md).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The configuration is wrong.
 const EXIT_CONFIG: u8 = 2;
 

@@ -1,5 +1,5 @@
 # The two commands: `make run` and `make test`. The others are parts of them, or longer forms.
-.PHONY: run test check console tools verify bench audit clean
+.PHONY: run test check console tools verify bench audit watch clean
 
 CARGO ?= cargo
 TOOLS := $(CURDIR)/target/tools
@@ -44,6 +44,10 @@ bench: tools
 # Twenty different streams followed by the auditor for ten minutes (or SECONDS).
 audit: tools
 	@scripts/audit $(or $(SECONDS),600)
+
+# Pictures counted, and hls.js and Shaka measured in Chromium, for ten minutes (or SECONDS).
+watch: tools
+	@scripts/watch $(or $(SECONDS),600)
 
 clean:
 	$(CARGO) clean

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use storage::continuity::{Record, Records};
 use storage::disk::Disk;
 use storage::live::{LiveSettings, Publisher};
+use storage::snapshot::Numbers;
 use storage::{LiveStream, Registry};
 use supervisors::events;
 
@@ -51,11 +52,11 @@ fn read_files(record: &Record, disk: &Disk) -> Option<Files> {
     submitted.ok().map(|()| files)
 }
 
-/// The highest number in the archive, which numbers from the clock must exceed; none if it does not answer.
-pub fn highest_sequence(disk: &Arc<Disk>) -> Option<u64> {
+/// The highest numbers in the archive, which those from the clock must exceed; none if it does not answer.
+pub fn highest_numbers(disk: &Arc<Disk>) -> Option<Numbers> {
     let (found, highest) = sync_channel(1);
     let submitted = disk.submit(move |archive| {
-        let _ = found.send(archive.highest_sequence().ok());
+        let _ = found.send(archive.highest_numbers().ok());
     });
     submitted.ok()?;
     highest.recv_timeout(READ_DEADLINE).ok().flatten()

@@ -1,7 +1,7 @@
 //! Wiring: sockets and a stop signal in, the whole worker around them.
 
 use crate::admin;
-use crate::adopt::{adopt, highest_sequence};
+use crate::adopt::{adopt, highest_numbers};
 use crate::config::{Config, Problem};
 use crate::exporter::Exporter;
 use crate::health::Health;
@@ -19,6 +19,7 @@ use std::thread;
 use storage::archive::LocalDirectory;
 use storage::continuity::Records;
 use storage::disk::Disk;
+use storage::snapshot::Numbers;
 use storage::{Archive, Registry};
 use supervisors::root::{self, Root};
 use supervisors::tree::Environment;
@@ -87,10 +88,10 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     let disk = Disk::start(archive, config.sync).context("disk threads")?;
     let records = Records::open(&config.runtime_dir).context("runtime directory")?;
     let settings = config.live_settings();
-    let highest_sequence = highest_sequence(&disk);
+    let archived = highest_numbers(&disk);
     // A start without records beside an archive that is not empty: the streams of unknown names may be
     // those whose encoders are on their way back.
-    let without_state = records.is_empty() && highest_sequence != Some(0);
+    let without_state = records.is_empty() && archived != Some(Numbers::default());
     let settling = if without_state { settings.grace } else { Duration::ZERO };
     let registry = Registry::settling_until(Instant::now() + settling);
     adopt(&records, &disk, &registry, settings).context("continuity records")?;
@@ -99,7 +100,7 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
         records,
         vitals: Arc::default(),
         settings,
-        highest_sequence: highest_sequence.unwrap_or(0),
+        archived: archived.unwrap_or_default(),
         disk,
     };
     Worker::new(config, environment, outside.dropped_lines)?.run(listeners, outside.shutdown, outside.reload)

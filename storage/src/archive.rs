@@ -1,6 +1,7 @@
 //! Archive: the replica of windows on storage, behind a trait, and what it is known to hold.
 
 use crate::name::StreamName;
+use crate::snapshot::{MEDIA_PLAYLIST, Numbers};
 use crate::write::{self, Direct};
 use bytes::Bytes;
 use memory::Content;
@@ -8,7 +9,7 @@ use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Files listed in one directory at most: a window and its leftovers have far fewer.
 const MAX_LISTED: usize = 10_000;
+/// Bytes of a playlist that are read: one of a window is far shorter.
+const MAX_PLAYLIST: u64 = 1 << 20;
 /// Suffix of files that are being written.
 const ASIDE: &str = ".tmp";
 
@@ -51,8 +54,9 @@ pub trait Archive: Send + Sync + 'static {
     fn list(&self, stream: &StreamName) -> io::Result<BTreeMap<String, u64>>;
     /// Reads a file.
     fn read(&self, stream: &StreamName, name: &str) -> io::Result<Bytes>;
-    /// Highest media sequence number in any stream's live directory.
-    fn highest_sequence(&self) -> io::Result<u64>;
+    /// Highest media sequence number in the name of any stream's file, and highest number of discontinuities that
+    /// any stream's playlist tells; zero where there is none.
+    fn highest_numbers(&self) -> io::Result<Numbers>;
     /// Writes and removes a small file, to see whether storage answers.
     fn probe(&self) -> io::Result<()>;
 }
@@ -183,17 +187,21 @@ impl Archive for LocalDirectory {
         fs::read(self.live_directory(stream).join(name)).map(Bytes::from)
     }
 
-    fn highest_sequence(&self) -> io::Result<u64> {
-        let mut highest = 0;
+    fn highest_numbers(&self) -> io::Result<Numbers> {
+        let mut highest = Numbers { media_sequence: 0, discontinuity_sequence: 0 };
         let apps = match fs::read_dir(self.root.join("live")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(highest),
             apps => apps?,
         };
         for app in apps.take(MAX_LISTED) {
             for stream in fs::read_dir(app?.path())?.take(MAX_LISTED) {
-                for file in fs::read_dir(stream?.path())?.take(MAX_LISTED) {
-                    highest = highest.max(sequence_of(&file?.file_name().to_string_lossy()).unwrap_or(0));
+                let stream = stream?.path();
+                for file in fs::read_dir(&stream)?.take(MAX_LISTED) {
+                    let sequence = sequence_of(&file?.file_name().to_string_lossy()).unwrap_or(0);
+                    highest.media_sequence = highest.media_sequence.max(sequence);
                 }
+                let told = fs::File::open(stream.join(MEDIA_PLAYLIST)).map_or(Ok(0), discontinuities_of)?;
+                highest.discontinuity_sequence = highest.discontinuity_sequence.max(told);
             }
         }
         Ok(highest)
@@ -209,6 +217,19 @@ impl Archive for LocalDirectory {
 /// The number in a segment's name, such as `0-123.m4s`.
 fn sequence_of(name: &str) -> Option<u64> {
     name.strip_prefix("0-")?.split_once('.')?.0.parse().ok()
+}
+
+/// Discontinuities that a playlist tells of, those that have left it included.
+fn discontinuities_of(playlist: fs::File) -> io::Result<u64> {
+    let mut text = String::new();
+    // What is no playlist of ours tells of none.
+    if let Err(error) = playlist.take(MAX_PLAYLIST).read_to_string(&mut text)
+        && error.kind() != io::ErrorKind::InvalidData
+    {
+        return Err(error);
+    }
+    let left = text.lines().find_map(|line| line.strip_prefix("#EXT-X-DISCONTINUITY-SEQUENCE:")?.parse().ok());
+    Ok(left.unwrap_or(0) + text.lines().filter(|line| *line == "#EXT-X-DISCONTINUITY").count() as u64)
 }
 
 /// What a stream's live directory is believed to hold. The archiver adds, the watcher takes away.
@@ -282,8 +303,18 @@ mod tests {
         assert!(archive.read(&stream, "0-1.m4s").is_err());
         archive.commit(&stream, "0-1.m4s", aside).expect("committed");
         assert_eq!(archive.list(&stream).expect("listed"), BTreeMap::from([("0-1.m4s".to_owned(), 5)]));
-        assert_eq!(archive.highest_sequence().expect("listed"), 1);
+        assert_eq!(
+            archive.highest_numbers().expect("listed"),
+            Numbers { media_sequence: 1, discontinuity_sequence: 0 }
+        );
         // Documents change places with what they replace, from the second time on.
+        let told = "#EXTM3U\n#EXT-X-DISCONTINUITY-SEQUENCE:7\n#EXT-X-DISCONTINUITY\n#EXTINF:2,\n0-9.m4s\n";
+        fs::write(archive.live_directory(&stream).join(MEDIA_PLAYLIST), told).expect("written");
+        assert_eq!(
+            archive.highest_numbers().expect("listed"),
+            Numbers { media_sequence: 1, discontinuity_sequence: 8 }
+        );
+        archive.remove(&stream, MEDIA_PLAYLIST).expect("removed");
         let document = |text: &'static str| Content::from(Bytes::from_static(text.as_bytes()));
         let first = archive.write_aside(&stream, "0.m3u8", &document("first")).expect("written");
         assert_eq!(archive.exchange(&stream, "0.m3u8", first).expect("committed"), None);

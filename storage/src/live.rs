@@ -192,10 +192,14 @@ impl LiveStream {
     }
 }
 
-/// Numbers for a window without a record: the clock's, which no counting of segments can outrun (invariant I3).
+/// Numbers for a window without a record: the clock's (invariant I3), which no counting of segments can outrun.
+///
+/// Discontinuities are counted in hours, not in seconds: hls.js keeps an array with a place for every number up to
+/// the discontinuity sequence and walks through it whenever it loads a playlist; with seconds since 2020 that held
+/// a page up for two seconds each time. What outruns an hour is still in the archive's playlists.
 pub fn clock_numbers(now: SystemTime) -> Numbers {
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()).saturating_sub(NUMBERS_SINCE);
-    Numbers { media_sequence: seconds, discontinuity_sequence: seconds }
+    Numbers { media_sequence: seconds, discontinuity_sequence: seconds / 3600 }
 }
 
 /// Milliseconds since 1970.
@@ -326,7 +330,7 @@ mod tests {
 
     #[test]
     fn numbers_without_a_record_come_from_the_clock() {
-        let now = UNIX_EPOCH + Duration::from_secs(NUMBERS_SINCE + 77);
-        assert_eq!(clock_numbers(now), Numbers { media_sequence: 77, discontinuity_sequence: 77 });
+        let now = UNIX_EPOCH + Duration::from_secs(NUMBERS_SINCE + 7277);
+        assert_eq!(clock_numbers(now), Numbers { media_sequence: 7277, discontinuity_sequence: 2 });
     }
 }

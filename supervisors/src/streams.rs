@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 use storage::live::{Publisher, clock_numbers, wall_ms};
-use storage::snapshot::Numbers;
 use storage::{LiveStream, Session, Snapshot, StreamName};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
@@ -126,7 +125,7 @@ impl State {
 
     /// A new session. Its numbers go on from what viewers of this name have seen, in this process or before.
     fn open(&self, name: &StreamName) -> Arc<LiveStream> {
-        let Environment { registry, records, settings, highest_sequence, .. } = &self.environment;
+        let Environment { registry, records, settings, archived, .. } = &self.environment;
         let wall = SystemTime::now();
         let session = Session::beginning_at(wall_ms(wall));
         if let Some(before) = registry.get(&name.to_string()) {
@@ -136,17 +135,9 @@ impl State {
         let record = records.read(name);
         let (numbers, epoch) = match &record {
             Some(record) => (record.numbers_after(), record.epoch),
-            None => (clock_numbers(wall), 0),
+            None => (clock_numbers(wall).above(*archived), 0),
         };
-        let media_sequence =
-            if record.is_some() { numbers.media_sequence } else { numbers.media_sequence.max(highest_sequence + 1) };
-        LiveStream::new(
-            name.clone(),
-            *settings,
-            session,
-            Snapshot::starting_at(Numbers { media_sequence, ..numbers }),
-            epoch,
-        )
+        LiveStream::new(name.clone(), *settings, session, Snapshot::starting_at(numbers), epoch)
     }
 
     async fn build(&mut self, myself: &ActorRef<Msg>, stream: Arc<LiveStream>) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use storage::continuity::Records;
 use storage::disk::Disk;
 use storage::live::LiveSettings;
+use storage::snapshot::Numbers;
 use storage::{Registry, StreamName};
 
 /// What a process has one of.
@@ -21,8 +22,8 @@ pub struct Environment {
     pub vitals: Arc<Vitals>,
     /// How new streams are packaged.
     pub settings: LiveSettings,
-    /// Highest media sequence number found in the archive at start: new windows begin above it.
-    pub highest_sequence: u64,
+    /// Highest numbers found in the archive at start: new windows begin above them.
+    pub archived: Numbers,
 }
 
 /// What is done to an actor on purpose.

@@ -9,6 +9,7 @@ use storage::archive::LocalDirectory;
 use storage::continuity::Records;
 use storage::disk::{Disk, SyncPolicy};
 use storage::live::LiveSettings;
+use storage::snapshot::Numbers;
 use storage::{Archive, LiveStream, Registry, StreamName};
 use supervisors::streams::{self, Streams};
 use supervisors::tree::Environment;
@@ -94,7 +95,7 @@ fn environment(directory: &TempDir, archive: Arc<dyn Archive>) -> Environment {
         disk: Disk::start(archive, SyncPolicy::Never).expect("threads"),
         vitals: Arc::default(),
         settings: LiveSettings { packaging: PACKAGING, window: 6, grace: GRACE },
-        highest_sequence: 0,
+        archived: Numbers::default(),
     }
 }
 

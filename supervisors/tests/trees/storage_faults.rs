@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 use storage::archive::{Aside, LocalDirectory};
+use storage::snapshot::Numbers;
 use storage::{Archive, StreamName};
 
 /// The errno that stands for a write that does not come back.
@@ -74,8 +75,8 @@ impl Archive for Failing {
         self.directory.read(stream, name)
     }
 
-    fn highest_sequence(&self) -> io::Result<u64> {
-        self.directory.highest_sequence()
+    fn highest_numbers(&self) -> io::Result<Numbers> {
+        self.directory.highest_numbers()
     }
 
     fn probe(&self) -> io::Result<()> {

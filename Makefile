@@ -1,5 +1,5 @@
 # The two commands: `make run` and `make test`. The others are parts of them, or longer forms.
-.PHONY: run test check console tools verify bench audit watch clean
+.PHONY: run test check console tools verify bench stages profile audit watch clean
 
 CARGO ?= cargo
 TOOLS := $(CURDIR)/target/tools
@@ -40,6 +40,16 @@ bench: tools
 	@scripts/tools nginx-light libnginx-mod-rtmp wrk e2fsprogs
 	$(CARGO) build --release --quiet -p steadycast -p chaos
 	target/release/chaos bench
+
+# Instructions and allocations of each stage, whatever else the machine does; writes docs/stages.md.
+stages: tools
+	@scripts/tools valgrind
+	@scripts/stages
+
+# Where the time goes with 200 publishers (or STREAMS): a flame graph in target/profile.
+profile: tools
+	@scripts/tools linux-perf e2fsprogs
+	@scripts/profile $(or $(STREAMS),200)
 
 # Twenty different streams followed by the auditor for ten minutes (or SECONDS).
 audit: tools

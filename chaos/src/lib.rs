@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod bench;
 pub mod clip;
+pub mod faultfs;
 pub mod frames;
 pub mod load;
 pub mod rtmp_client;

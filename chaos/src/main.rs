@@ -2,11 +2,12 @@
 
 use chaos::audit::{self, Audit};
 use chaos::bench::report::{self, Bench};
+use chaos::faultfs::{Mount, Rule};
 use chaos::frames;
 use chaos::load::{self, Load};
 use chaos::viewers::Viewers;
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// From the first sample until streams are listed for certain.
@@ -76,6 +77,19 @@ enum Command {
         #[arg(long)]
         seconds: Option<u32>,
     },
+    /// Mounts a directory elsewhere, with faults. Each line read is a JSON array of rules that are in force from then
+    /// on, such as [{"operation":"write","path":"show","effect":{"errno":5},"probability":0.5,"count":10}] (effects:
+    /// {"errno":N}, {"delay_ms":N}, "hang", "short_write"); printed is what was asked and struck so far. [] ends all
+    /// faults; the end of the input unmounts. Needs root.
+    Faultfs {
+        /// The directory whose files it shows.
+        source: PathBuf,
+        /// Where they are shown.
+        point: PathBuf,
+        /// What probabilities follow.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Measures what publishing and viewing cost, beside nginx-rtmp, and writes a report. Needs root.
     Bench {
         /// Our binary.
@@ -111,6 +125,7 @@ fn main() -> anyhow::Result<()> {
         Command::Numbered { file, fps, seconds, first } => frames::make(&file, fps, seconds, first),
         Command::Count { input, seconds } => count(&input, seconds),
         Command::Audit { urls, seconds, expect_end } => audit_all(urls, seconds, expect_end),
+        Command::Faultfs { source, point, seed } => faultfs(&source, &point, seed),
         Command::Bench { program, directory, streams, most, rounds, seconds, report } => {
             let window = Duration::from_secs(seconds);
             report::run(&Bench { program, directory, streams, most, rounds, window, report })
@@ -159,6 +174,19 @@ fn audit_all(urls: Vec<String>, seconds: u64, expect_end: bool) -> anyhow::Resul
     println!("{}", serde_json::to_string_pretty(&reports)?);
     let found: usize = reports.iter().map(|report| report.findings.len()).sum();
     anyhow::ensure!(found == 0, "{found} findings");
+    Ok(())
+}
+
+/// Steers a file system by lines of JSON until there are no more.
+fn faultfs(source: &Path, point: &Path, seed: u64) -> anyhow::Result<()> {
+    let mount = Mount::new(source, point, seed)?;
+    for line in std::io::stdin().lines() {
+        match serde_json::from_str::<Vec<Rule>>(&line?) {
+            Ok(rules) => mount.rules().set(rules)?,
+            Err(error) => eprintln!("not a JSON array of rules, those before stay in force: {error}"),
+        }
+        println!("{}", serde_json::to_string(&mount.rules().counts())?);
+    }
     Ok(())
 }
 

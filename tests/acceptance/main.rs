@@ -11,3 +11,4 @@ mod http;
 mod players;
 mod reconnect;
 mod restart;
+mod storage;

@@ -3,6 +3,7 @@
 use super::wait_for;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,6 +14,7 @@ pub struct Server {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     directory: Arc<TempDir>,
+    data: PathBuf,
     pub rtmp: SocketAddr,
     pub http: SocketAddr,
     pub health: SocketAddr,
@@ -22,7 +24,14 @@ impl Server {
     /// Starts with options beside its addresses and directories.
     pub fn start(options: &[&str]) -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("temporary directory"));
-        Self::start_in(directory, ["127.0.0.1:0"; 3], options)
+        let data = directory.path().join("data");
+        Self::start_in(directory, data, ["127.0.0.1:0"; 3], options)
+    }
+
+    /// Starts with its archive in a directory of the test's.
+    pub fn start_on(data: &Path, options: &[&str]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("temporary directory"));
+        Self::start_in(directory, data.to_owned(), ["127.0.0.1:0"; 3], options)
     }
 
     /// Kills it without warning and starts it again on the same addresses and directories.
@@ -31,16 +40,16 @@ impl Server {
         self.child.wait().expect("killed");
         let addresses = [self.rtmp, self.http, self.health].map(|address| address.to_string());
         let addresses = [&addresses[0], &addresses[1], &addresses[2]].map(String::as_str);
-        Self::start_in(self.directory.clone(), addresses, options)
+        Self::start_in(self.directory.clone(), self.data.clone(), addresses, options)
     }
 
-    fn start_in(directory: Arc<TempDir>, [rtmp, http, health]: [&str; 3], options: &[&str]) -> Self {
+    fn start_in(directory: Arc<TempDir>, data: PathBuf, [rtmp, http, health]: [&str; 3], options: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_steadycast"))
             .args(["serve", "--log", "json", "--rtmp", rtmp, "--http", http, "--health", health, "--chaos"])
             .args(options)
             .env("RUST_LOG", "info,ractor=warn")
             .arg("--data")
-            .arg(directory.path().join("data"))
+            .arg(&data)
             .arg("--runtime-dir")
             .arg(directory.path().join("run"))
             .stdin(Stdio::null())
@@ -58,7 +67,7 @@ impl Server {
         });
         let fields: serde_json::Value = serde_json::from_str(&listening).expect("JSON log");
         let address = |name: &str| fields[name].as_str().expect("address").parse().expect("address");
-        Self { child, log, directory, rtmp: address("rtmp"), http: address("http"), health: address("health") }
+        Self { child, log, directory, data, rtmp: address("rtmp"), http: address("http"), health: address("health") }
     }
 
     /// Where to publish `live/name`.
@@ -76,8 +85,8 @@ impl Server {
     }
 
     /// The archive's directory of `live/name`.
-    pub fn archived(&self, name: &str) -> std::path::PathBuf {
-        self.directory.path().join("data/live/live").join(name)
+    pub fn archived(&self, name: &str) -> PathBuf {
+        self.data.join("live/live").join(name)
     }
 
     /// Deals a blow to an actor of `live/name`.

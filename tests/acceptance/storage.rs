@@ -1,0 +1,134 @@
+//! Storage fails in a real file system; viewers see nothing of it, and the archive heals.
+
+use crate::harness::media::{CLIP, Clip, assert_same_packets};
+use crate::harness::publisher::Publisher;
+use crate::harness::server::Server;
+use crate::harness::viewer::{Viewer, try_get};
+use crate::harness::wait_for;
+use chaos::faultfs::{Effect, Mount, Operation, Rule};
+use rustix::io::Errno;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Longest time without a new segment while storage fails: one and a half target durations, which are 2 s here,
+/// and what a busy machine adds to an encoder's pace.
+const MAX_WAIT: Duration = Duration::from_millis(3500);
+/// A fault lasts until it has struck this often.
+const STRIKES: u64 = 2;
+/// How long an archiver that backs off may take to meet a fault.
+const MEETS: Duration = Duration::from_secs(15);
+/// The archive is a replica again this long after a fault: the longest backoff, a write and a sync, twice.
+const HEALS: Duration = Duration::from_secs(15);
+/// Longer than a storage operation may take before its thread is given up.
+const HANGS: Duration = Duration::from_secs(12);
+
+/// Releases what hangs before the server is waited for: a process inside a hung operation does not end.
+struct Release<'a>(&'a Mount);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.rules().set(Vec::new());
+    }
+}
+
+/// Publishes a clip into an archive on a file system to which something happens; what viewers got is what was sent.
+fn shaken(container: &str, clip: Clip, happens: impl FnOnce(&Server, &Mount, &Path)) {
+    let directories = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
+    let [source, point] = directories.each_ref().map(tempfile::TempDir::path);
+    let mount = Mount::new(source, point, 1).expect("faultfs");
+    let server = Server::start_on(point, &["--grace", "1", "--container", container]);
+    let released = Release(&mount);
+    let publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
+    let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
+    archived(&server, source);
+    happens(&server, &mount, source);
+    archived(&server, source);
+    assert!(publisher.finish(Duration::from_secs(120)), "the encoder noticed something");
+    let recording = viewer.finish();
+    recording.assert_consecutive();
+    assert_eq!(recording.discontinuities(), 0);
+    assert!(recording.longest_wait < MAX_WAIT, "{:?} without a new segment", recording.longest_wait);
+    let directory = tempfile::tempdir().expect("temporary directory");
+    assert_same_packets(&clip.flv(), &recording.write(directory.path()), &["v", "a"]);
+    drop(released);
+}
+
+/// Waits until the archive has what viewers can fetch: the playlist, and every file it names.
+fn archived(server: &Server, source: &Path) {
+    let directory = source.join("live/live/show");
+    wait_for("the archive is a replica", HEALS, || {
+        let served = try_get(&server.url("/live/show/0.m3u8"))?;
+        let kept = std::fs::read(directory.join("0.m3u8")).ok()?;
+        let same = |name: &str| {
+            try_get(&server.url(&format!("/live/show/{name}"))) == std::fs::read(directory.join(name)).ok()
+        };
+        let text = String::from_utf8_lossy(&served).into_owned();
+        let names: Vec<_> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        (served == kept && !names.is_empty() && names.iter().all(|name| same(name))).then_some(())
+    });
+}
+
+#[test]
+fn errors_of_a_real_file_system_touch_no_viewer_and_the_archive_heals() {
+    let clip = Clip { seconds: 75, ..CLIP };
+    shaken("cmaf", clip, |server, mount, source| {
+        for (operation, errno) in [
+            (Operation::Create, Errno::IO),
+            (Operation::Write, Errno::NOSPC),
+            (Operation::Rename, Errno::ROFS),
+            (Operation::Lookup, Errno::STALE),
+            (Operation::Open, Errno::ACCESS),
+            (Operation::Readdir, Errno::IO),
+            (Operation::Unlink, Errno::MFILE),
+        ] {
+            strike(mount, Rule::always(Some(operation), Effect::Errno(errno.raw_os_error())));
+            mount.rules().set(Vec::new()).expect("none");
+            archived(server, source);
+        }
+        // Everything at once, and writes that take half of what they are given.
+        strike(mount, Rule::always(None, Effect::Errno(Errno::IO.raw_os_error())));
+        strike(mount, Rule::always(None, Effect::ShortWrite));
+        mount.rules().set(Vec::new()).expect("none");
+    });
+}
+
+/// Has a fault strike a few times.
+fn strike(mount: &Mount, rule: Rule) {
+    let struck = || mount.rules().counts().struck.values().sum::<u64>();
+    let before = struck();
+    let shown = format!("{rule:?}");
+    mount.rules().set(vec![rule]).expect("few");
+    wait_for(&shown, MEETS, || (struck() >= before + STRIKES).then_some(()));
+}
+
+#[test]
+fn a_file_system_that_hangs_touches_no_viewer_and_the_archive_heals() {
+    let clip = Clip { seconds: 60, ..CLIP };
+    shaken("mpegts", clip, |server, mount, _| {
+        mount.rules().set(vec![Rule::always(None, Effect::Hang)]).expect("few");
+        wait_for("something hangs", MEETS, || (mount.rules().counts().hanging > 0).then_some(()));
+        let since = Instant::now();
+        let mut slowest = Duration::ZERO;
+        while since.elapsed() < HANGS {
+            let asked = Instant::now();
+            let health = format!("http://{}/healthz", server.health);
+            assert!(try_get(&health).is_some() && try_get(&server.url("/metrics")).is_some());
+            slowest = slowest.max(asked.elapsed());
+        }
+        assert!(slowest < Duration::from_secs(1), "health and metrics were answered after {slowest:?}");
+        assert!(server.metric("steadycast_storage_degraded", "") > 0.0, "nobody was told");
+        mount.rules().set(Vec::new()).expect("none");
+        wait_for("storage is well again", HEALS, || {
+            (server.metric("steadycast_storage_degraded", "") == 0.0).then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_directory_that_is_deleted_is_made_again() {
+    let clip = Clip { seconds: 30, ..CLIP };
+    shaken("cmaf", clip, |server, _, source| {
+        std::fs::remove_dir_all(source.join("live")).expect("removed");
+        archived(server, source);
+    });
+}

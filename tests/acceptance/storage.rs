@@ -77,7 +77,7 @@ fn errors_of_a_real_file_system_touch_no_viewer_and_the_archive_heals() {
             (Operation::Write, Errno::NOSPC),
             (Operation::Rename, Errno::ROFS),
             (Operation::Lookup, Errno::STALE),
-            (Operation::Open, Errno::ACCESS),
+            (Operation::Getattr, Errno::ACCESS),
             (Operation::Readdir, Errno::IO),
             (Operation::Unlink, Errno::MFILE),
         ] {

@@ -95,14 +95,8 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     let settling = if without_state { settings.grace } else { Duration::ZERO };
     let registry = Registry::settling_until(Instant::now() + settling);
     adopt(&records, &disk, &registry, settings).context("continuity records")?;
-    let environment = Environment {
-        registry,
-        records,
-        vitals: Arc::default(),
-        settings,
-        archived: archived.unwrap_or_default(),
-        disk,
-    };
+    let environment =
+        Environment { registry, records, vitals: Arc::default(), settings, used: archived.unwrap_or_default(), disk };
     Worker::new(config, environment, outside.dropped_lines)?.run(listeners, outside.shutdown, outside.reload)
 }
 

@@ -7,7 +7,7 @@
 mod passthrough;
 mod rules;
 
-pub use rules::{Counts, Effect, Operation, Rule, Rules};
+pub use rules::{Counts, Effect, Operation, Rule, Rules, Struck};
 
 use anyhow::Context;
 use fuser::{BackgroundSession, Config, MountOption, SessionACL};

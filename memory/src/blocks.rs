@@ -19,10 +19,13 @@ const BLOCK: usize = (32 << 10) - ALIGNMENT;
 /// Bytes allocated for a block.
 const ALLOCATED: usize = BLOCK + ALIGNMENT;
 /// Samples longer than this have memory of their own: they do not fit into a block.
-const MAX_WHOLE: usize = BLOCK;
+pub const MAX_WHOLE: usize = BLOCK;
 /// Blocks one owner remembers for use again: 512 MB, several of the largest segments. What is held beyond that
 /// is freed like any other memory.
 const MAX_BLOCKS: usize = 16 << 10;
+/// Blocks with samples in them that one owner may have: 96 MiB, as much as a sample log holds. A publisher whose
+/// samples leave most of each block empty could pin more; the rest of them has memory that fits.
+const MAX_SAMPLE_BLOCKS: usize = 3 << 10;
 /// Blocks kept for whoever needs one next, for all owners together: 2 MB, what a hundred streams need
 /// between the moments at which others give theirs back.
 const MAX_SPARE: usize = 64;
@@ -69,6 +72,9 @@ impl Blocks {
         }
         if self.current.as_ref().is_none_or(|block| room(block) < bytes.len()) {
             self.give_back();
+            if self.full.len() >= MAX_SAMPLE_BLOCKS {
+                return Bytes::copy_from_slice(bytes);
+            }
         }
         let block = self.with_room(bytes.len());
         block.extend_from_slice(bytes);
@@ -103,7 +109,8 @@ impl Blocks {
             }
         }
         self.current.get_or_insert_with(|| {
-            let mut block = spare().pop().unwrap_or_else(|| BytesMut::with_capacity(ALLOCATED));
+            let used_before = spare().pop();
+            let mut block = used_before.unwrap_or_else(|| BytesMut::with_capacity(ALLOCATED));
             align(&mut block);
             block
         })
@@ -198,6 +205,18 @@ mod tests {
         }
         assert!(blocks.full.len() <= 3, "{} blocks", blocks.full.len());
         assert!(kept.to_bytes() == vec![7; BLOCK]);
+    }
+
+    #[test]
+    fn samples_that_leave_blocks_empty_pin_a_bounded_number_of_them() {
+        let mut blocks = Blocks::default();
+        let mut kept = Vec::new();
+        for _ in 0..MAX_SAMPLE_BLOCKS + 100 {
+            drop(blocks.hold_whole(&[0; MAX_WHOLE - 8]));
+            kept.push(blocks.hold_whole(&[1; 9]));
+        }
+        assert!(blocks.full.len() <= MAX_SAMPLE_BLOCKS, "{}", blocks.full.len());
+        assert!(kept.iter().all(|sample| sample == &[1; 9][..]));
     }
 
     #[test]

@@ -4,5 +4,5 @@
 mod blocks;
 mod content;
 
-pub use blocks::{ALIGNMENT, Blocks};
+pub use blocks::{ALIGNMENT, Blocks, MAX_WHOLE};
 pub use content::Content;

@@ -1,7 +1,7 @@
 //! Chunk reader (RTMP 1.0 section 5.3): chunks of interleaved chunk streams in, whole messages out.
 
 use bytes::{Bytes, BytesMut};
-use memory::Blocks;
+use memory::{Blocks, MAX_WHOLE};
 use thiserror::Error;
 
 /// Chunk size before the peer sets one (RTMP 1.0 section 5.4.1), bytes.
@@ -88,6 +88,12 @@ struct ChunkStream {
     payload: BytesMut,
 }
 
+/// A message's bytes: in the buffer that was read, or put together from several chunks.
+enum Payload<'a> {
+    Whole(&'a [u8]),
+    Assembled(BytesMut),
+}
+
 /// A parsed chunk header and how many bytes it took.
 struct Header {
     index: usize,
@@ -159,7 +165,7 @@ impl ChunkReader {
         // Most messages arrive whole: they are copied once.
         if taken == stream.length {
             self.open = None;
-            let payload = stream.hold(&input[..taken], &mut self.blocks);
+            let payload = stream.hold(Payload::Whole(&input[..taken]), &mut self.blocks);
             *input = &input[taken..];
             return Ok(Some(stream.finish(payload)));
         }
@@ -176,7 +182,7 @@ impl ChunkReader {
         }
         self.partial_bytes -= stream.payload.len();
         let payload = std::mem::take(&mut stream.payload);
-        let payload = stream.hold(&payload, &mut self.blocks);
+        let payload = stream.hold(Payload::Assembled(payload), &mut self.blocks);
         Ok(Some(stream.finish(payload)))
     }
 
@@ -307,11 +313,15 @@ impl ChunkStream {
         self.payload.extend_from_slice(bytes);
     }
 
-    /// Messages with media are held for a while, and a publisher's together; others are soon gone.
-    fn hold(&self, payload: &[u8], blocks: &mut Blocks) -> Bytes {
-        match self.type_id {
-            AUDIO | VIDEO => blocks.hold_whole(payload),
-            _ => Bytes::copy_from_slice(payload),
+    /// Messages with media are held for a while, and a publisher's together; others are soon gone. What was put
+    /// together from several chunks and is too long for a block stays where it is.
+    fn hold(&self, payload: Payload<'_>, blocks: &mut Blocks) -> Bytes {
+        let media = matches!(self.type_id, AUDIO | VIDEO);
+        match payload {
+            Payload::Whole(bytes) if media => blocks.hold_whole(bytes),
+            Payload::Whole(bytes) => Bytes::copy_from_slice(bytes),
+            Payload::Assembled(bytes) if media && bytes.len() <= MAX_WHOLE => blocks.hold_whole(&bytes),
+            Payload::Assembled(bytes) => bytes.freeze(),
         }
     }
 

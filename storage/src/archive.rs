@@ -188,20 +188,23 @@ impl Archive for LocalDirectory {
     }
 
     fn highest_numbers(&self) -> io::Result<Numbers> {
-        let mut highest = Numbers { media_sequence: 0, discontinuity_sequence: 0 };
+        let mut highest = Numbers::default();
         let apps = match fs::read_dir(self.root.join("live")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(highest),
             apps => apps?,
         };
         for app in apps.take(MAX_LISTED) {
-            for stream in fs::read_dir(app?.path())?.take(MAX_LISTED) {
+            for stream in directories(&app?.path())? {
                 let stream = stream?.path();
-                for file in fs::read_dir(&stream)?.take(MAX_LISTED) {
-                    let sequence = sequence_of(&file?.file_name().to_string_lossy()).unwrap_or(0);
-                    highest.media_sequence = highest.media_sequence.max(sequence);
+                for file in directories(&stream)? {
+                    let media_sequence = sequence_of(&file?.file_name().to_string_lossy()).unwrap_or(0);
+                    highest = highest.or_higher(Numbers { media_sequence, ..Numbers::default() });
                 }
-                let told = fs::File::open(stream.join(MEDIA_PLAYLIST)).map_or(Ok(0), discontinuities_of)?;
-                highest.discontinuity_sequence = highest.discontinuity_sequence.max(told);
+                let discontinuity_sequence = match fs::File::open(stream.join(MEDIA_PLAYLIST)) {
+                    Err(error) if is_no_directory(&error) => 0,
+                    playlist => discontinuities_of(playlist?)?,
+                };
+                highest = highest.or_higher(Numbers { discontinuity_sequence, ..Numbers::default() });
             }
         }
         Ok(highest)
@@ -219,6 +222,19 @@ fn sequence_of(name: &str) -> Option<u64> {
     name.strip_prefix("0-")?.split_once('.')?.0.parse().ok()
 }
 
+/// Entries of a directory; none if it is a stray file, or has just gone.
+fn directories(path: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>> + use<>> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if is_no_directory(&error) => None,
+        entries => Some(entries?),
+    };
+    Ok(entries.into_iter().flatten().take(MAX_LISTED))
+}
+
+fn is_no_directory(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// Discontinuities that a playlist tells of, those that have left it included.
 fn discontinuities_of(playlist: fs::File) -> io::Result<u64> {
     let mut text = String::new();
@@ -228,8 +244,8 @@ fn discontinuities_of(playlist: fs::File) -> io::Result<u64> {
     {
         return Err(error);
     }
-    let left = text.lines().find_map(|line| line.strip_prefix("#EXT-X-DISCONTINUITY-SEQUENCE:")?.parse().ok());
-    Ok(left.unwrap_or(0) + text.lines().filter(|line| *line == "#EXT-X-DISCONTINUITY").count() as u64)
+    let left = text.lines().find_map(|line| line.strip_prefix("#EXT-X-DISCONTINUITY-SEQUENCE:")?.parse::<u32>().ok());
+    Ok(u64::from(left.unwrap_or(0)) + text.lines().filter(|line| *line == "#EXT-X-DISCONTINUITY").count() as u64)
 }
 
 /// What a stream's live directory is believed to hold. The archiver adds, the watcher takes away.
@@ -308,6 +324,7 @@ mod tests {
             Numbers { media_sequence: 1, discontinuity_sequence: 0 }
         );
         // Documents change places with what they replace, from the second time on.
+        fs::write(archive.root.join("live/stray"), "a stray file").expect("written");
         let told = "#EXTM3U\n#EXT-X-DISCONTINUITY-SEQUENCE:7\n#EXT-X-DISCONTINUITY\n#EXTINF:2,\n0-9.m4s\n";
         fs::write(archive.live_directory(&stream).join(MEDIA_PLAYLIST), told).expect("written");
         assert_eq!(

@@ -179,13 +179,13 @@ impl Records {
         let text = serde_json::to_vec(record).map_err(io::Error::other)?;
         let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path));
         if written.is_err() {
-            // A record that is behind would reuse names; without one the clock's numbers are ahead.
+            // A record that is behind would reuse names; without one the clock's media sequence numbers are ahead.
             let _ = fs::remove_file(&path);
         }
         written
     }
 
-    /// Forgets a stream whose window is gone: the clock's numbers are ahead of it by now.
+    /// Forgets a stream whose window is gone: the clock's media sequence numbers are ahead of it by now.
     pub fn remove(&self, stream: &StreamName) {
         // A record that stays is only of no use.
         let _ = fs::remove_file(self.path(stream));

@@ -196,7 +196,8 @@ impl LiveStream {
 ///
 /// Discontinuities are counted in hours, not in seconds: hls.js keeps an array with a place for every number up to
 /// the discontinuity sequence and walks through it whenever it loads a playlist; with seconds since 2020 that held
-/// a page up for two seconds each time. What outruns an hour is still in the archive's playlists.
+/// a page up for two seconds each time. What outruns the hours is remembered
+/// while the process runs, and read from the archive's playlists when it starts.
 pub fn clock_numbers(now: SystemTime) -> Numbers {
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()).saturating_sub(NUMBERS_SINCE);
     Numbers { media_sequence: seconds, discontinuity_sequence: seconds / 3600 }

@@ -171,8 +171,16 @@ impl Numbers {
     /// These, or those after `others` if they are not above them already.
     pub fn above(self, others: Self) -> Self {
         Self {
-            media_sequence: self.media_sequence.max(others.media_sequence + 1),
-            discontinuity_sequence: self.discontinuity_sequence.max(others.discontinuity_sequence + 1),
+            media_sequence: self.media_sequence.max(others.media_sequence.saturating_add(1)),
+            discontinuity_sequence: self.discontinuity_sequence.max(others.discontinuity_sequence.saturating_add(1)),
+        }
+    }
+
+    /// The higher one of each.
+    pub fn or_higher(self, others: Self) -> Self {
+        Self {
+            media_sequence: self.media_sequence.max(others.media_sequence),
+            discontinuity_sequence: self.discontinuity_sequence.max(others.discontinuity_sequence),
         }
     }
 }

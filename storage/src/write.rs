@@ -16,6 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Smaller files are written the ordinary way: what a copy costs is less than waiting for a device.
 const MIN_DIRECT: usize = 64 << 10;
 
+/// Direct writes end at a multiple of this, bytes: a block of usual file systems. What comes after then lies in a
+/// page of its own, which need not be read first.
+const FILE_BLOCK: usize = 4096;
+
 /// Whether the page cache may be passed by: not once a file system has refused it.
 #[derive(Debug, Default)]
 pub struct Direct {
@@ -35,24 +39,23 @@ impl Direct {
             }
             opened => opened?,
         };
-        // The last piece ends where the segment ends; what lies beyond its last whole block goes the ordinary way.
-        let (mut whole, mut rest) = (slices(content), Vec::new());
-        if let (Some(last), Some(piece)) = (whole.last_mut(), content.pieces().last()) {
-            let (blocks, tail) = piece.split_at(piece.len() / ALIGNMENT * ALIGNMENT);
-            *last = IoSlice::new(blocks);
-            rest.push(IoSlice::new(tail));
-        }
-        let mut left = &mut whole[..];
+        // What lies beyond the last whole block of the file system goes the ordinary way.
+        let blocks = content.len() / FILE_BLOCK * FILE_BLOCK;
+        let (whole, rest) = (content.slice(0..blocks), content.slice(blocks..content.len()));
+        let mut whole = slices(&whole);
+        let (slices_of_whole, mut left) = (whole.len(), &mut whole[..]);
         let written = write_slices(&file, &mut left);
         fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::DIRECT)?;
         match written {
             Err(error) if is_refusal(&error) => {
-                self.refused.store(true, Ordering::Relaxed);
+                // A write that was cut short where no block ends is refused for that, in the middle of a file.
+                let nothing_written = left.len() == slices_of_whole;
+                self.refused.fetch_or(nothing_written, Ordering::Relaxed);
                 write_all(&file, left)?;
             }
             written => written?,
         }
-        write_all(&file, &mut rest)
+        write_all(&file, &mut slices(&rest))
     }
 
     /// Whether the file is large and lies in memory as devices demand.
@@ -123,6 +126,12 @@ mod tests {
             let (path, expected) = (directory.path().join("file"), pattern(length));
             let aligned = blocks.hold(&expected);
             let shifted: Content = aligned.slice(1..length).pieces().iter().cloned().collect();
+            let refused_before = direct.refused.load(Ordering::Relaxed);
+            assert!(
+                !refused_before,
+                "no direct I/O in {}: set TMPDIR to a file system that has it",
+                directory.path().display()
+            );
             for content in [aligned, shifted, Content::from(Bytes::from(expected.clone()))] {
                 direct.create(&path, &content).expect("written");
                 assert!(std::fs::read(&path).expect("read") == content.to_bytes(), "{length} bytes");

@@ -10,6 +10,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
+use storage::continuity::Record;
 use storage::live::{Publisher, clock_numbers, wall_ms};
 use storage::{LiveStream, Session, Snapshot, StreamName};
 use tokio::task::JoinHandle;
@@ -125,7 +126,7 @@ impl State {
 
     /// A new session. Its numbers go on from what viewers of this name have seen, in this process or before.
     fn open(&self, name: &StreamName) -> Arc<LiveStream> {
-        let Environment { registry, records, settings, archived, .. } = &self.environment;
+        let Environment { registry, records, settings, used, .. } = &self.environment;
         let wall = SystemTime::now();
         let session = Session::beginning_at(wall_ms(wall));
         if let Some(before) = registry.get(&name.to_string()) {
@@ -135,7 +136,7 @@ impl State {
         let record = records.read(name);
         let (numbers, epoch) = match &record {
             Some(record) => (record.numbers_after(), record.epoch),
-            None => (clock_numbers(wall).above(*archived), 0),
+            None => (clock_numbers(wall).above(*used), 0),
         };
         LiveStream::new(name.clone(), *settings, session, Snapshot::starting_at(numbers), epoch)
     }
@@ -205,10 +206,13 @@ impl State {
         }
     }
 
-    /// The window of an ended session goes, and what is remembered of the name with it.
-    fn retire(&self, stream: &Arc<LiveStream>) {
+    /// The window of an ended session goes, and what is remembered of the name with it, but for the numbers: more
+    /// discontinuities may have been in it than hours have passed.
+    fn retire(&mut self, stream: &Arc<LiveStream>) {
         self.environment.registry.remove(stream);
         if self.environment.registry.get(&stream.name.to_string()).is_none() {
+            let used = Record::of(stream, &stream.window.snapshot()).numbers_after();
+            self.environment.used = self.environment.used.or_higher(used);
             self.environment.records.remove(&stream.name);
         }
     }

@@ -22,8 +22,9 @@ pub struct Environment {
     pub vitals: Arc<Vitals>,
     /// How new streams are packaged.
     pub settings: LiveSettings,
-    /// Highest numbers found in the archive at start: new windows begin above them.
-    pub archived: Numbers,
+    /// Highest numbers found in the archive at start, or used since by streams that are forgotten: windows without a
+    /// record begin above them.
+    pub used: Numbers,
 }
 
 /// What is done to an actor on purpose.

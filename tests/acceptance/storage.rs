@@ -4,7 +4,7 @@ use crate::harness::media::{CLIP, Clip, assert_same_packets};
 use crate::harness::publisher::Publisher;
 use crate::harness::server::Server;
 use crate::harness::viewer::{Viewer, try_get};
-use crate::harness::wait_for;
+use crate::harness::{POLL, wait_for};
 use chaos::faultfs::{Effect, Mount, Operation, Rule};
 use rustix::io::Errno;
 use std::path::Path;
@@ -114,6 +114,7 @@ fn a_file_system_that_hangs_touches_no_viewer_and_the_archive_heals() {
             let health = format!("http://{}/healthz", server.health);
             assert!(try_get(&health).is_some() && try_get(&server.url("/metrics")).is_some());
             slowest = slowest.max(asked.elapsed());
+            std::thread::sleep(POLL);
         }
         assert!(slowest < Duration::from_secs(1), "health and metrics were answered after {slowest:?}");
         assert!(server.metric("steadycast_storage_degraded", "") > 0.0, "nobody was told");
@@ -128,7 +129,9 @@ fn a_file_system_that_hangs_touches_no_viewer_and_the_archive_heals() {
 fn a_directory_that_is_deleted_is_made_again() {
     let clip = Clip { seconds: 30, ..CLIP };
     shaken("cmaf", clip, |server, _, source| {
-        std::fs::remove_dir_all(source.join("live")).expect("removed");
+        // Renamed first: the archiver writes into it meanwhile.
+        std::fs::rename(source.join("live"), source.join("gone")).expect("renamed");
+        std::fs::remove_dir_all(source.join("gone")).expect("removed");
         archived(server, source);
     });
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// From the first sample until what is measured is steady: two GOPs are gathered, the window is filled, and
 /// segments that left it expire, which takes half a minute with segments of two seconds.
-const WARM_UP: Duration = Duration::from_secs(40);
+pub const WARM_UP: Duration = Duration::from_secs(40);
 /// A machine busier than this distorts what it measures.
 const MAX_BUSY: f64 = 0.8;
 /// Void runs in a row after which the machine is not fit for it.

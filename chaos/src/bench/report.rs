@@ -1,7 +1,7 @@
 //! The run of all benchmarks, and `docs/benchmarks.md`.
 
 use super::contender::Contender;
-use super::ingest::{self, Ingest, Setting};
+use super::ingest::{self, Ingest, Setting, WARM_UP};
 use super::machine;
 use super::volume::Volume;
 use super::web::{self, Web};
@@ -105,9 +105,10 @@ fn clip_of_two_megabits(directory: &Path) -> anyhow::Result<PathBuf> {
 
 fn markdown(bench: &Bench, ingests: &[Ingest], webs: &[Web]) -> String {
     let mut text = format!(
-        "# Benchmarks\n\nWritten by `make bench`; run it again to repeat them.\n\nMachine: {}. Clip: 640x360, 30 frames a second, H.264 and AAC, 945 kbit/s, 2 s from key frame to key frame; segments of 2 s, 6 in the playlist; the archive on a fresh ext4 for each run (a loop device on the disk, the same for all), digests on. Each figure is of {} s after 30 s of warm-up. Contenders take turns; machines are noisy, so compare within a round. A run in which the machine was busier than 80 % is void and repeated. nginx: Debian's nginx-light and libnginx-mod-rtmp with [benches/nginx.conf](../benches/nginx.conf).\n\n## Publishing\n\n`ms` is user and system time of the whole process tree, in milliseconds for one second of one stream. `ratio` is to nginx-rtmp in the same round. `beyond` is resident memory a stream beyond what the process had before and the bytes it must hold (playlists' segments, expired ones that must stay fetchable, samples of the open one), as it says in `steadycast_stream_held_bytes`. `waits` counts how often a thread gave up its core. `late` is how late the load generator and the server's reading were at worst.\n\n| streams | who | ms | ratio | MiB resident | KiB beyond | waits a stream-second | busy | late, ms | disconnected | void |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "# Benchmarks\n\nWritten by `make bench`; run it again to repeat them.\n\nMachine: {}. Clip: 640x360, 30 frames a second, H.264 and AAC, 945 kbit/s, 2 s from key frame to key frame; segments of 2 s, 6 in the playlist; the archive on a fresh ext4 for each run (a loop device on the disk, the same for all), digests on. Each figure is of {} s after {} s of warm-up. Contenders take turns; machines are noisy, so compare within a round. A run in which the machine was busier than 80 % is void and repeated. nginx: Debian's nginx-light and libnginx-mod-rtmp with [benches/nginx.conf](../benches/nginx.conf).\n\n## Publishing\n\n`ms` is user and system time of the whole process tree, in milliseconds for one second of one stream. `ratio` is to nginx-rtmp in the same round. `beyond` is resident memory a stream beyond what the process had before and the bytes it must hold (playlists' segments, expired ones that must stay fetchable, samples of the open one), as it says in `steadycast_stream_held_bytes`. `waits` counts how often a thread gave up its core. `late` is how late the load generator and the server's reading were at worst.\n\n| streams | who | ms | ratio | MiB resident | KiB beyond | waits a stream-second | busy | late, ms | disconnected | void |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
         machine::description(),
         bench.window.as_secs(),
+        WARM_UP.as_secs(),
     );
     let mut nginx = None;
     for row in ingests {

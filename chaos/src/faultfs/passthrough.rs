@@ -66,14 +66,16 @@ impl Passthrough {
         let shared = self.0.clone();
         match shared.rules.strike(operation, &path.to_string_lossy()) {
             None => answer(reply, work(&shared, &shared.at(&path), false)),
-            Some(Effect::Errno(code)) => answer(reply, Err(Errno::from_i32(code))),
-            Some(Effect::ShortWrite) => answer(reply, work(&shared, &shared.at(&path), true)),
-            Some(effect @ (Effect::DelayMs(_) | Effect::Hang)) => {
-                std::thread::spawn(move || {
-                    shared.rules.wait(effect);
-                    answer(reply, work(&shared, &shared.at(&path), false));
-                });
-            }
+            Some(struck) => match struck.effect {
+                Effect::Errno(code) => answer(reply, Err(Errno::from_i32(code))),
+                Effect::ShortWrite => answer(reply, work(&shared, &shared.at(&path), true)),
+                Effect::DelayMs(_) | Effect::Hang => {
+                    std::thread::spawn(move || {
+                        shared.rules.wait(struck);
+                        answer(reply, work(&shared, &shared.at(&path), false));
+                    });
+                }
+            },
         }
     }
 
@@ -381,7 +383,8 @@ impl Filesystem for Passthrough {
                 vec![(inode.0, FileType::Directory, ".".into()), (inode.0, FileType::Directory, "..".into())];
             for entry in fs::read_dir(path)? {
                 let entry = entry?;
-                let metadata = entry.metadata()?;
+                // Renamed or removed since it was listed.
+                let Ok(metadata) = entry.metadata() else { continue };
                 entries.push((metadata.ino(), kind(metadata.file_type()), entry.file_name()));
             }
             Ok(entries)

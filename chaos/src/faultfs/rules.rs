@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// Rules at once: a scenario has a few.
 const MAX_RULES: usize = 256;
+/// Odd, so that neighbouring seeds differ in more than their last bit (2^64 divided by the golden ratio).
+const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// What a file system is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -103,6 +105,15 @@ impl Rule {
     }
 }
 
+/// A fault that an operation met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Struck {
+    /// What happens to it.
+    pub effect: Effect,
+    /// Releases so far: what hangs waits for the next one, also if that comes before it begins to wait.
+    release: u64,
+}
+
 /// What was asked of the file system, and what became of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
@@ -134,7 +145,10 @@ pub struct Rules {
 impl Rules {
     /// No faults; `seed` decides what probabilities do.
     pub fn seeded(seed: u64) -> Self {
-        Self { state: Mutex::new(State { chance: seed | 1, ..State::default() }), released: Condvar::new() }
+        Self {
+            state: Mutex::new(State { chance: seed.wrapping_mul(SPREAD) | 1, ..State::default() }),
+            released: Condvar::new(),
+        }
     }
 
     /// Puts these rules in force instead of those before, and releases what hangs.
@@ -155,25 +169,24 @@ impl Rules {
     }
 
     /// What is to happen to an operation; counts it.
-    pub fn strike(&self, operation: Operation, path: &str) -> Option<Effect> {
+    pub fn strike(&self, operation: Operation, path: &str) -> Option<Struck> {
         let mut state = self.lock();
         *state.counts.asked.entry(operation).or_default() += 1;
         let State { rules, chance, counts, .. } = &mut *state;
         let rule = rules.iter_mut().find(|rule| rule.applies(operation, path) && happens(rule.probability, chance))?;
         rule.count = rule.count.map(|left| left - 1);
         *counts.struck.entry(operation).or_default() += 1;
-        Some(rule.effect)
+        Some(Struck { effect: rule.effect, release: state.release })
     }
 
-    /// Waits as an effect demands.
-    pub fn wait(&self, effect: Effect) {
-        match effect {
+    /// Waits as a fault demands.
+    pub fn wait(&self, struck: Struck) {
+        match struck.effect {
             Effect::DelayMs(ms) => std::thread::sleep(Duration::from_millis(ms)),
             Effect::Hang => {
                 let mut state = self.lock();
                 state.counts.hanging += 1;
-                let release = state.release;
-                let waiting = self.released.wait_while(state, |state| state.release == release);
+                let waiting = self.released.wait_while(state, |state| state.release == struck.release);
                 waiting.unwrap_or_else(PoisonError::into_inner).counts.hanging -= 1;
             }
             Effect::Errno(_) | Effect::ShortWrite => {}
@@ -205,7 +218,8 @@ mod tests {
         rules.set(vec![rule]).expect("few");
         assert_eq!(rules.strike(Operation::Write, "/other/0-1.m4s"), None);
         assert_eq!(rules.strike(Operation::Create, "/show/0-1.m4s"), None);
-        let struck: Vec<_> = (0..3).map(|_| rules.strike(Operation::Write, "/show/0-1.m4s")).collect();
+        let strike = || rules.strike(Operation::Write, "/show/0-1.m4s").map(|struck| struck.effect);
+        let struck: Vec<_> = (0..3).map(|_| strike()).collect();
         assert_eq!(struck, [Some(Effect::Errno(5)), Some(Effect::Errno(5)), None]);
         assert_eq!(rules.counts().asked, BTreeMap::from([(Operation::Create, 1), (Operation::Write, 4)]));
         assert_eq!(rules.counts().struck, BTreeMap::from([(Operation::Write, 2)]));
@@ -226,13 +240,16 @@ mod tests {
     #[test]
     fn what_hangs_is_released_by_other_rules() {
         let rules = Arc::new(Rules::seeded(1));
+        rules.set(vec![Rule::always(None, Effect::Hang)]).expect("few");
+        let [early, late] = [(); 2].map(|()| rules.strike(Operation::Read, "/f").expect("struck"));
         let hanging = rules.clone();
-        let thread = std::thread::spawn(move || hanging.wait(Effect::Hang));
+        let thread = std::thread::spawn(move || hanging.wait(early));
         while rules.counts().hanging == 0 {
             std::thread::yield_now();
         }
         rules.set(Vec::new()).expect("none");
         thread.join().expect("released");
+        rules.wait(late);
         assert_eq!(rules.counts().hanging, 0);
     }
 

@@ -95,7 +95,7 @@ fn environment(directory: &TempDir, archive: Arc<dyn Archive>) -> Environment {
         disk: Disk::start(archive, SyncPolicy::Never).expect("threads"),
         vitals: Arc::default(),
         settings: LiveSettings { packaging: PACKAGING, window: 6, grace: GRACE },
-        archived: Numbers::default(),
+        used: Numbers::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use actors::{Denial, Fault, session};
 use ractor::ActorRef;
 use storage::Publisher;
 use supervisors::streams;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, Instant, sleep};
 
 fn fail(session: &ActorRef<session::Msg>, fault: Fault) {
     session.send_message(session::Msg::Fail(fault)).expect("it runs");
@@ -94,6 +94,26 @@ async fn a_session_that_never_sent_anything_leaves_nothing_behind() {
     assert!(answer.is_ok());
     session.stop(None);
     wait_for("it is forgotten", || tree.environment.registry.get("live/show").is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_was_forgotten_goes_on_above_the_numbers_it_had() {
+    let tree = Tree::start().await;
+    let (session, answer) = tree.ask("show").await;
+    assert!(answer.is_ok());
+    let window = &tree.stream("show").window;
+    for _ in 0..5 {
+        let before = window.snapshot();
+        window.publish(&before, before.new_session(Instant::now())).expect("nobody else publishes");
+    }
+    let used = window.snapshot();
+    session.stop(None);
+    wait_for("it is forgotten", || tree.environment.registry.get("live/show").is_none().then_some(())).await;
+    let (_session, answer) = tree.ask("show").await;
+    assert!(answer.is_ok());
+    let next = tree.stream("show").window.snapshot();
+    assert!(next.discontinuity_sequence > used.discontinuity_sequence, "{}", next.discontinuity_sequence);
+    assert!(next.next_sequence >= used.next_sequence);
 }
 
 /// Time passes for the trees, in small steps.

@@ -75,6 +75,7 @@ async function measure({ player, url, seconds, zero_ms, fps, STALL_MS, TICK_MS, 
     if (number === null) unreadable.count += 1;
     else latencies.push(Date.now() - zero_ms - (number * 1000) / fps);
   };
+  performance.setResourceTimingBufferSize(1e5);
   const errors = [];
   const begun = performance.now();
   const video = document.querySelector("video");

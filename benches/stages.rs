@@ -13,9 +13,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use storage::Numbers;
 use storage::continuity::{Record, Records};
 use storage::live::{LiveSettings, Session};
-use storage::snapshot::{Numbers, Resume};
+use storage::snapshot::Resume;
 use storage::{Archive, LiveStream, SampleLog, Snapshot, StreamName};
 use tokio::time::{Duration, Instant};
 

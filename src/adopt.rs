@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
+use storage::Numbers;
 use storage::continuity::{Record, Records};
 use storage::disk::Disk;
 use storage::live::{LiveSettings, Publisher};
-use storage::snapshot::Numbers;
 use storage::{LiveStream, Registry};
 use supervisors::events;
 

@@ -178,8 +178,8 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use media::{AacConfig, Container, Entry, Sample, TrackKind, packager::Settings};
+    use storage::Numbers;
     use storage::live::{LiveSettings, Session};
-    use storage::snapshot::Numbers;
     use storage::{Snapshot, StreamName};
     use tempfile::TempDir;
 

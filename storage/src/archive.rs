@@ -1,7 +1,8 @@
 //! Archive: the replica of windows on storage, behind a trait, and what it is known to hold.
 
 use crate::name::StreamName;
-use crate::snapshot::{MEDIA_PLAYLIST, Numbers};
+use crate::numbers::Numbers;
+use crate::snapshot::MEDIA_PLAYLIST;
 use crate::write::{self, Direct};
 use bytes::Bytes;
 use memory::Content;

@@ -4,7 +4,8 @@
 
 use crate::live::{LiveStream, Session};
 use crate::name::StreamName;
-use crate::snapshot::{Adopted, File, Numbers, Published, Snapshot, hex};
+use crate::numbers::Numbers;
+use crate::snapshot::{Adopted, File, Published, Snapshot, hex};
 use bytes::Bytes;
 use media::hls::ListedSegment;
 use memory::Content;

@@ -3,7 +3,8 @@
 use crate::archive::Ledger;
 use crate::log::SampleLog;
 use crate::name::StreamName;
-use crate::snapshot::{Numbers, Snapshot};
+use crate::numbers::Numbers;
+use crate::snapshot::Snapshot;
 use crate::window::Window;
 use arc_swap::ArcSwap;
 use media::packager::Settings;
@@ -196,8 +197,8 @@ impl LiveStream {
 ///
 /// Discontinuities are counted in hours, not in seconds: hls.js keeps an array with a place for every number up to
 /// the discontinuity sequence and walks through it whenever it loads a playlist; with seconds since 2020 that held
-/// a page up for two seconds each time. What outruns the hours is remembered
-/// while the process runs, and read from the archive's playlists when it starts.
+/// a page up for two seconds each time. What outruns the hours is remembered while the process runs, and read from
+/// the archive's playlists when it starts.
 pub fn clock_numbers(now: SystemTime) -> Numbers {
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()).saturating_sub(NUMBERS_SINCE);
     Numbers { media_sequence: seconds, discontinuity_sequence: seconds / 3600 }

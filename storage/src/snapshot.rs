@@ -3,6 +3,7 @@
 //! What a playlist names, its digests and the files themselves change in one instant (invariant I2),
 //! because they are one value.
 
+use crate::numbers::Numbers;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use media::hls::{ListedSegment, Measured, MediaPlaylist, multivariant};
@@ -156,33 +157,6 @@ pub struct Adopted {
     pub multivariant: String,
     /// EXT-X-ENDLIST.
     pub ended: bool,
-}
-
-/// Numbers a window starts with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Numbers {
-    /// Number of the first segment.
-    pub media_sequence: u64,
-    /// Discontinuities before it.
-    pub discontinuity_sequence: u64,
-}
-
-impl Numbers {
-    /// These, or those after `others` if they are not above them already.
-    pub fn above(self, others: Self) -> Self {
-        Self {
-            media_sequence: self.media_sequence.max(others.media_sequence.saturating_add(1)),
-            discontinuity_sequence: self.discontinuity_sequence.max(others.discontinuity_sequence.saturating_add(1)),
-        }
-    }
-
-    /// The higher one of each.
-    pub fn or_higher(self, others: Self) -> Self {
-        Self {
-            media_sequence: self.media_sequence.max(others.media_sequence),
-            discontinuity_sequence: self.discontinuity_sequence.max(others.discontinuity_sequence),
-        }
-    }
 }
 
 impl Snapshot {

@@ -3,10 +3,10 @@
 use actors::{Fault, Vitals, archiver, publisher_lock, rtmp_listener, segmenter, storage_probe, watcher};
 use ractor::ActorCell;
 use std::sync::Arc;
+use storage::Numbers;
 use storage::continuity::Records;
 use storage::disk::Disk;
 use storage::live::LiveSettings;
-use storage::snapshot::Numbers;
 use storage::{Registry, StreamName};
 
 /// What a process has one of.

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
+use storage::Numbers;
 use storage::archive::{Aside, LocalDirectory};
-use storage::snapshot::Numbers;
 use storage::{Archive, StreamName};
 
 /// The errno that stands for a write that does not come back.

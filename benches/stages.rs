@@ -308,7 +308,7 @@ const HEAD: &str = "\
 Written by `make stages`: instructions counted by callgrind, allocations by memcheck, on a fixed clip, as the difference \
 between four rounds of it and six, and between the pipeline up to a stage and up to the one before. Neither depends on \
 what else the machine does. Not counted is what the kernel does, nor timers, wake-ups and mailboxes of actors. valgrind \
-knows no SHA instructions: digests cost some four times as many instructions here as on a processor that has them. \
+knows no SHA instructions: digests are most of `package` here, and far less on a processor that has them. \
 Allocations that a later stage gives back sooner or later than the one before show as small differences.
 
 ";

@@ -4,6 +4,7 @@
 //! Operations that wait do so on threads of their own: one that hangs does not keep others from being answered.
 //! The kernel's caches are off, so that each look at a file is a look at this file system.
 
+mod files;
 mod passthrough;
 mod rules;
 

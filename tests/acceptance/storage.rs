@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Longest time without a new segment while storage fails: one and a half target durations, which are 2 s here,
-/// and what a busy machine adds to an encoder's pace.
-const MAX_WAIT: Duration = Duration::from_millis(3500);
+/// and a second that a busy machine may add to an encoder's pace.
+const MAX_WAIT: Duration = Duration::from_secs(4);
 /// A fault lasts until it has struck this often.
 const STRIKES: u64 = 2;
 /// How long an archiver that backs off may take to meet a fault.

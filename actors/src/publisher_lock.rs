@@ -1,7 +1,6 @@
 //! publisher_lock: who may publish a stream. One holder at a time, and never a dead one (invariant I5).
 
 use crate::door::{Ask, Denial, Grant};
-use crate::encoder_socket::STEP;
 use crate::fault::Fault;
 use crate::steps::until_step;
 use crate::vitals::{Vital, Vitals};
@@ -17,10 +16,6 @@ use tokio::time::{Duration, Instant};
 pub const STALE_WHEN_ASKED: Duration = Duration::from_secs(3);
 /// A holder that sends no media for this long loses the stream even if nobody asks.
 pub const STALE: Duration = Duration::from_secs(15);
-/// A claim to a stream whose holder sends is looked at again after this: a holder that has hung up is noticed two steps
-/// of reading later, one for what it had sent and one for its end, and an encoder that comes back at once is not to be
-/// refused for its own past.
-const SECOND_LOOK: Duration = Duration::from_millis(2 * STEP.as_millis() as u64 + 50);
 /// How often silence and grace are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// How long the last playlist of an ended session may take to reach the archive before its tree is closed.
@@ -35,8 +30,6 @@ const EPOCH_GAP_MS: i64 = 1_000;
 pub enum Msg {
     /// A session asks to publish.
     Claim(Ask),
-    /// The same session asks for a stream that was held when it asked first.
-    ClaimAgain(Ask),
     /// The holder of this epoch has ended, however that came about.
     HolderEnded(u64),
     /// Sent once after each start: the session that lives, if one does, with its epoch.
@@ -94,15 +87,6 @@ impl Actor for PublisherLock {
         match msg {
             Msg::Claim(ask) => {
                 let _busy = state.vital.enter("Claim");
-                if state.is_held_by_one_that_sends(now) {
-                    myself.send_after(SECOND_LOOK, move || Msg::ClaimAgain(ask));
-                } else {
-                    let answer = state.claim(&myself, ask.session.get_cell(), now, SystemTime::now());
-                    ask.answer(answer);
-                }
-            }
-            Msg::ClaimAgain(ask) => {
-                let _busy = state.vital.enter("ClaimAgain");
                 let answer = state.claim(&myself, ask.session.get_cell(), now, SystemTime::now());
                 ask.answer(answer);
             }
@@ -133,10 +117,6 @@ pub struct State {
 }
 
 impl State {
-    fn is_held_by_one_that_sends(&self, now: Instant) -> bool {
-        matches!(self.stream.publisher(), Publisher::Held { .. }) && self.silence(now) < STALE_WHEN_ASKED
-    }
-
     /// Gives the stream to a session, or says why not. The claim is atomic: one message at a time.
     fn claim(
         &mut self,

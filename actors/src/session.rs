@@ -31,6 +31,9 @@ pub const PUBLISH_DEADLINE: Duration = Duration::from_secs(15);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one handler waits for bytes; other messages wait no longer.
 const READ_SLICE: Duration = Duration::from_millis(250);
+/// A stream that is taken is asked for again after this: a holder that has hung up is noticed two steps of reading later,
+/// one for what it had sent and one for its end, and an encoder that comes back is not refused for its own past.
+const SECOND_LOOK: Duration = Duration::from_millis(450);
 /// How long a peer may leave our few answers unread.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a refused peer may take to read why and hang up.
@@ -54,6 +57,8 @@ pub enum Msg {
     Answer(Result<Grant, Denial>),
     /// The answer to request number `n` is overdue.
     AnswerOverdue,
+    /// Time to ask a second time for a stream that was taken.
+    AskAgain,
     /// It should be publishing by now.
     PublishOverdue,
     /// Fails on purpose.
@@ -101,6 +106,7 @@ impl Actor for Session {
                 let _busy = state.vital.enter("Answer");
                 state.answered(&myself, answer).await
             }
+            Msg::AskAgain => state.ask_again(&myself).await,
             Msg::AnswerOverdue => state.answer_overdue().await,
             Msg::PublishOverdue => state.publish_overdue(),
             Msg::Fail(fault) => {
@@ -111,7 +117,7 @@ impl Actor for Session {
         };
         // A peer's mistake stops its actor; only our own fail it, and those panic.
         if let Err(end) = outcome {
-            events::connection_ended(state.peer, state.stream_name(), &end);
+            events::connection_ended(state.peer, state.asked.clone(), &end);
             myself.stop(Some(end));
         } else if state.wants_to_read {
             state.wants_to_read = false;
@@ -178,6 +184,8 @@ pub struct State {
     phase: Phase,
     /// What it asked to publish, for the log.
     asked: String,
+    /// What to ask for again if it is taken at first.
+    second_ask: Option<StreamName>,
     wants_to_read: bool,
     vital: Arc<Vital>,
 }
@@ -195,13 +203,10 @@ impl State {
             tail: Vec::new(),
             phase: Phase::Opening,
             asked: String::new(),
+            second_ask: None,
             wants_to_read: false,
             vital: vitals.register(format!("session {peer}")),
         }
-    }
-
-    fn stream_name(&self) -> String {
-        self.asked.clone()
     }
 
     /// Waits a slice for bytes, reads once, acts on what came.
@@ -279,11 +284,16 @@ impl State {
             return self.refuse(Refusal::Denied, "denied", &reason);
         }
         self.phase = Phase::Asking;
-        let ask = Ask { stream: name, session: myself.clone(), deadline: Instant::now() + ANSWER_DEADLINE };
-        if self.door.send_message(ask).is_err() {
-            return self.refuse(Refusal::BadName, Denial::NotOpened.label(), &Denial::NotOpened.to_string());
-        }
+        self.second_ask = Some(name.clone());
+        self.send_ask(myself, name);
         myself.send_after(ANSWER_DEADLINE, || Msg::AnswerOverdue);
+    }
+
+    fn send_ask(&mut self, myself: &ActorRef<Msg>, stream: StreamName) {
+        let ask = Ask { stream, session: myself.clone(), deadline: Instant::now() + ANSWER_DEADLINE };
+        if self.door.send_message(ask).is_err() {
+            self.refuse(Refusal::BadName, Denial::NotOpened.label(), &Denial::NotOpened.to_string());
+        }
     }
 
     async fn answered(&mut self, myself: &ActorRef<Msg>, answer: Result<Grant, Denial>) -> Result<(), End> {
@@ -302,11 +312,22 @@ impl State {
                 self.act(myself, events).await?;
                 failed.map_or(Ok(()), Err)?;
             }
+            Err(Denial::Taken) if self.second_ask.is_some() => {
+                myself.send_after(SECOND_LOOK, || Msg::AskAgain);
+                return Ok(());
+            }
             Err(denial) => self.refuse(Refusal::BadName, denial.label(), &denial.to_string()),
         }
         self.flush().await?;
         self.wants_to_read = true;
         Ok(())
+    }
+
+    async fn ask_again(&mut self, myself: &ActorRef<Msg>) -> Result<(), End> {
+        let Some(name) = self.second_ask.take().filter(|_| matches!(self.phase, Phase::Asking)) else { return Ok(()) };
+        self.send_ask(myself, name);
+        self.wants_to_read = !matches!(self.phase, Phase::Asking);
+        self.flush().await
     }
 
     async fn answer_overdue(&mut self) -> Result<(), End> {
@@ -349,7 +370,7 @@ impl State {
     }
 
     fn refuse(&mut self, refusal: Refusal, label: &'static str, reason: &str) {
-        events::publish_refused(self.peer, &self.stream_name(), label, reason);
+        events::publish_refused(self.peer, &self.asked, label, reason);
         self.protocol.refuse(refusal, reason);
         self.end(Phase::Refused);
     }

@@ -125,7 +125,10 @@ impl Actor for FakeSession {
         match msg {
             session::Msg::Answer(answer) => drop(answers.try_send(answer)),
             session::Msg::Fail(fault) => fault.strike()?,
-            session::Msg::Pump | session::Msg::AnswerOverdue | session::Msg::PublishOverdue => {}
+            session::Msg::Pump
+            | session::Msg::AskAgain
+            | session::Msg::AnswerOverdue
+            | session::Msg::PublishOverdue => {}
         }
         Ok(())
     }

@@ -116,20 +116,6 @@ async fn a_name_that_was_forgotten_goes_on_above_the_numbers_it_had() {
     assert!(next.next_sequence >= used.next_sequence);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_encoder_that_comes_back_before_its_end_was_noticed_is_not_refused() {
-    let tree = Tree::start().await;
-    let mut show = tree.publish("show").await;
-    show.send(20);
-    let (session, mut answers) = fake_session().await;
-    tree.streams.send_message(streams::Msg::Ask(ask("show", &session))).expect("alive");
-    // What it had sent is still read after the other has asked; its end comes after that.
-    show.send(20);
-    show.session.kill();
-    let answer = tokio::time::timeout(Duration::from_secs(5), answers.recv()).await.expect("an answer");
-    assert!(answer.expect("its session lives").is_ok());
-}
-
 /// Time passes for the trees, in small steps.
 async fn pass(time: Duration) {
     const STEP: Duration = Duration::from_millis(50);

@@ -81,8 +81,8 @@ impl Blocks {
         block.split().freeze()
     }
 
-    /// Gives back what nobody needs, so that others need not wait for it until more is held. Looked for everywhere: whoever keeps an old segment for long holds up its own
-    /// blocks only.
+    /// Gives back what nobody needs, so that others need not wait for it until more is held. Looked for everywhere:
+    /// whoever keeps an old segment for long holds up its own blocks only.
     pub fn give_back(&mut self) {
         let mut free = Vec::new();
         self.full.retain_mut(|block| {

@@ -195,9 +195,9 @@ impl Archive for LocalDirectory {
             apps => apps?,
         };
         for app in apps.take(MAX_LISTED) {
-            for stream in directories(&app?.path())? {
+            for stream in entries_of(&app?.path())? {
                 let stream = stream?.path();
-                for file in directories(&stream)? {
+                for file in entries_of(&stream)? {
                     let media_sequence = sequence_of(&file?.file_name().to_string_lossy()).unwrap_or(0);
                     highest = highest.or_higher(Numbers { media_sequence, ..Numbers::default() });
                 }
@@ -224,7 +224,7 @@ fn sequence_of(name: &str) -> Option<u64> {
 }
 
 /// Entries of a directory; none if it is a stray file, or has just gone.
-fn directories(path: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>> + use<>> {
+fn entries_of(path: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>> + use<>> {
     let entries = match fs::read_dir(path) {
         Err(error) if is_no_directory(&error) => None,
         entries => Some(entries?),
@@ -324,7 +324,6 @@ mod tests {
             archive.highest_numbers().expect("listed"),
             Numbers { media_sequence: 1, discontinuity_sequence: 0 }
         );
-        // Documents change places with what they replace, from the second time on.
         fs::write(archive.root.join("live/stray"), "a stray file").expect("written");
         let told = "#EXTM3U\n#EXT-X-DISCONTINUITY-SEQUENCE:7\n#EXT-X-DISCONTINUITY\n#EXTINF:2,\n0-9.m4s\n";
         fs::write(archive.live_directory(&stream).join(MEDIA_PLAYLIST), told).expect("written");
@@ -333,6 +332,7 @@ mod tests {
             Numbers { media_sequence: 1, discontinuity_sequence: 8 }
         );
         archive.remove(&stream, MEDIA_PLAYLIST).expect("removed");
+        // Documents change places with what they replace, from the second time on.
         let document = |text: &'static str| Content::from(Bytes::from_static(text.as_bytes()));
         let first = archive.write_aside(&stream, "0.m3u8", &document("first")).expect("written");
         assert_eq!(archive.exchange(&stream, "0.m3u8", first).expect("committed"), None);

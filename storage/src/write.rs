@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Smaller files are written the ordinary way: what a copy costs is less than waiting for a device.
 const MIN_DIRECT: usize = 64 << 10;
-
 /// Direct writes end at a multiple of this, bytes: a block of usual file systems. What comes after then lies in a
 /// page of its own, which need not be read first.
 const FILE_BLOCK: usize = 4096;

@@ -166,7 +166,6 @@ impl Pipeline {
             if let Output::Segment(segment) = output {
                 self.publish(segment);
                 self.log.release(self.position);
-                self.packager.give_back();
             }
         }
     }

@@ -164,8 +164,6 @@ impl State {
         self.stream.window.publish(&before, next)?;
         self.stream.log.release(self.position);
         let first = before.listed.is_empty();
-        drop(before);
-        self.packager.give_back();
         for (n, segment) in published.iter().enumerate() {
             events::segment_published(&self.stream, segment, n == 0 && first);
         }

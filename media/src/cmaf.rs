@@ -4,6 +4,7 @@ use crate::sample::{TICKS_PER_SECOND, TrackKind, Tracks};
 use crate::segment::TimedSample;
 use crate::{AacConfig, AvcConfig};
 use bytes::Bytes;
+use memory::FileWriter;
 use mp4_atom::esds::{DecoderConfig, DecoderSpecific, EsDescriptor, SLConfig};
 use mp4_atom::{
     Atom, Audio, Avc1, Avcc, Codec, Dinf, Dref, DrefEntry, Encode, Esds, FixedPoint, Ftyp, Hdlr, Mdhd, Mdia, Mfhd,
@@ -49,10 +50,10 @@ pub fn init(tracks: &Tracks) -> Bytes {
     out.into()
 }
 
-/// Appends one chunk: a movie fragment and its samples, the video samples first.
+/// Appends one chunk: a movie fragment and its samples, the video samples first. `scratch` is empty.
 ///
 /// `sequence_number` is mfhd's and rises with every chunk.
-pub fn chunk(sequence_number: u32, samples: &[TimedSample], out: &mut Vec<u8>) {
+pub fn chunk(sequence_number: u32, samples: &[TimedSample], scratch: &mut Vec<u8>, file: &mut FileWriter) {
     let of = |kind: TrackKind| samples.iter().filter(move |timed| timed.sample.kind == kind);
     let (video, audio) = (of(TrackKind::Video), of(TrackKind::Audio));
     let (video_bytes, audio_bytes) = (payload(video.clone()), payload(audio.clone()));
@@ -62,19 +63,19 @@ pub fn chunk(sequence_number: u32, samples: &[TimedSample], out: &mut Vec<u8>) {
     ];
     let mut moof = Moof { mfhd: Mfhd { sequence_number }, traf: tracks.into_iter().flatten().collect() };
     // The offsets' width does not depend on their values: measure first, then write.
-    let start = out.len();
-    encode(&moof, out);
-    let moof_len = (out.len() - start) as i32;
-    out.truncate(start);
+    encode(&moof, scratch);
+    let moof_len = scratch.len() as i32;
+    scratch.clear();
     for trun in moof.traf.iter_mut().flat_map(|traf| &mut traf.trun) {
         trun.data_offset = trun.data_offset.map(|offset| offset + moof_len);
     }
-    encode(&moof, out);
+    encode(&moof, scratch);
     // A segment is bounded far below 4 GiB (MAX_SEGMENT_BYTES).
-    out.extend(((MDAT_HEADER + video_bytes + audio_bytes) as u32).to_be_bytes());
-    out.extend(b"mdat");
+    scratch.extend(((MDAT_HEADER + video_bytes + audio_bytes) as u32).to_be_bytes());
+    scratch.extend(b"mdat");
+    file.put(scratch);
     for sample in video.chain(audio) {
-        out.extend_from_slice(&sample.sample.data);
+        file.put(&sample.sample.data);
     }
 }
 

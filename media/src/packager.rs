@@ -104,11 +104,6 @@ impl Packager {
         Self { target: Some(target_duration), all_independent, last_end_ms, ..Self::new(settings) }
     }
 
-    /// Gives back the memory of segments that nobody holds any more.
-    pub fn give_back(&mut self) {
-        self.continuity.blocks.give_back();
-    }
-
     /// Counts since the last call.
     pub fn take_counts(&mut self) -> Counts {
         std::mem::take(&mut self.counts)

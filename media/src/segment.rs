@@ -3,9 +3,8 @@
 use crate::sample::{Sample, TICKS_PER_SECOND, TrackKind, Tracks};
 use crate::{cmaf, mpegts};
 use bytes::Bytes;
-use memory::{Blocks, Content};
+use memory::{Content, FileWriter};
 use sha2::{Digest, Sha256};
-use std::cell::RefCell;
 use std::sync::Arc;
 
 /// Target duration of a part, ticks: half a second, a fragment of its own in CMAF.
@@ -13,13 +12,8 @@ const PART_TARGET: i64 = TICKS_PER_SECOND / 2;
 /// Largest segment, bytes: ten seconds of 50 Mbit/s. A larger one is cut by force.
 pub const MAX_SEGMENT_BYTES: usize = 64 << 20;
 
-/// Memory a thread keeps to put segments together in, bytes.
-const MAX_SCRATCH: usize = 4 << 20;
-
-thread_local! {
-    /// Where a thread puts segments together: their size is known afterwards.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+/// Samples of an open segment for which room is made at once: half a second of ordinary media.
+const STEP: usize = 48;
 
 /// SHA-256 of a file viewers can fetch.
 pub type FileDigest = [u8; 32];
@@ -149,8 +143,6 @@ struct PartEnd {
 pub(crate) struct Continuity {
     pub chunk_sequence: u32,
     pub muxer: mpegts::Muxer,
-    /// Where its segments lie.
-    pub blocks: Blocks,
 }
 
 /// What a finished segment's bytes are; the packager adds its place in the session.
@@ -198,6 +190,10 @@ impl OpenSegment {
         }
         self.part_end = if leads { end } else { self.part_end };
         self.size += sample.data.len() + mpegts::PACKET_LEN;
+        if self.samples.len() == self.samples.capacity() {
+            // By steps while there are few, half as many again when there are many.
+            self.samples.reserve_exact(STEP.max(self.samples.len() / 2));
+        }
         self.samples.push(timed);
         if leads && self.part_start.is_some_and(|start| end - start >= PART_TARGET) {
             self.end_part();
@@ -216,45 +212,51 @@ impl OpenSegment {
     /// Puts the segment together.
     pub fn finish(mut self, continuity: &mut Continuity) -> Finished {
         self.end_part();
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.clear();
-            let parts = self.write(continuity, scratch);
-            let finished = Finished {
-                digest: Sha256::digest(&*scratch).into(),
-                bytes: continuity.blocks.hold(scratch),
-                parts,
-                independent: self.independent,
-                video_samples: self.video_samples,
-            };
-            scratch.clear();
-            scratch.shrink_to(MAX_SCRATCH);
-            finished
-        })
+        let mut file = FileWriter::expecting(self.size);
+        let parts = self.write(continuity, &mut file);
+        let bytes = file.finish();
+        let mut digest = Sha256::new();
+        bytes.pieces().iter().for_each(|piece| digest.update(piece));
+        let digest = digest.finalize().into();
+        Finished { digest, bytes, parts, independent: self.independent, video_samples: self.video_samples }
     }
 
     /// Writes the file; its parts.
-    fn write(&self, continuity: &mut Continuity, out: &mut Vec<u8>) -> Vec<Part> {
+    fn write(&self, continuity: &mut Continuity, file: &mut FileWriter) -> Vec<Part> {
+        let mut scratch = Vec::new();
         if self.container == Container::MpegTs {
-            continuity.muxer.tables(&self.init.tracks, out);
+            continuity.muxer.tables(&self.init.tracks, &mut scratch);
         }
         let (mut parts, mut from, mut offset) = (Vec::with_capacity(self.parts.len()), 0, 0);
         for end in &self.parts {
-            self.write_part(&self.samples[from..end.samples], continuity, out);
-            let (length, PartEnd { duration, independent, .. }) = (out.len() - offset, *end);
+            self.write_part(&self.samples[from..end.samples], continuity, &mut scratch, file);
+            let (length, PartEnd { duration, independent, .. }) = (file.len() - offset, *end);
             parts.push(Part { offset, length, duration, independent });
-            (from, offset) = (end.samples, out.len());
+            (from, offset) = (end.samples, file.len());
         }
         parts
     }
 
-    fn write_part(&self, samples: &[TimedSample], continuity: &mut Continuity, out: &mut Vec<u8>) {
+    /// `scratch` holds what precedes the part, and nothing afterwards.
+    fn write_part(
+        &self,
+        samples: &[TimedSample],
+        continuity: &mut Continuity,
+        scratch: &mut Vec<u8>,
+        file: &mut FileWriter,
+    ) {
         match self.container {
             Container::MpegTs => {
-                samples.iter().for_each(|timed| continuity.muxer.sample(&self.init.tracks, timed, out));
+                for timed in samples {
+                    continuity.muxer.sample(&self.init.tracks, timed, scratch);
+                    file.put(scratch);
+                    scratch.clear();
+                }
             }
             Container::Cmaf => {
                 continuity.chunk_sequence = continuity.chunk_sequence.wrapping_add(1);
-                cmaf::chunk(continuity.chunk_sequence, samples, out);
+                cmaf::chunk(continuity.chunk_sequence, samples, scratch, file);
+                scratch.clear();
             }
         }
     }

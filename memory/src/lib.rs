@@ -3,6 +3,8 @@
 
 mod blocks;
 mod content;
+mod files;
 
-pub use blocks::{ALIGNMENT, Blocks, MAX_WHOLE};
+pub use blocks::{Blocks, MAX_WHOLE};
 pub use content::Content;
+pub use files::{ALIGNMENT, FileWriter};

@@ -139,6 +139,11 @@ impl ChunkReader {
         }
     }
 
+    /// Gives back the memory of media messages that nobody holds any more.
+    pub fn give_back(&mut self) {
+        self.blocks.give_back();
+    }
+
     /// Lets messages be this long from now on, bytes.
     pub fn set_max_message(&mut self, length: usize) {
         self.max_message = length;
@@ -318,9 +323,9 @@ impl ChunkStream {
     fn hold(&self, payload: Payload<'_>, blocks: &mut Blocks) -> Bytes {
         let media = matches!(self.type_id, AUDIO | VIDEO);
         match payload {
-            Payload::Whole(bytes) if media => blocks.hold_whole(bytes),
+            Payload::Whole(bytes) if media => blocks.hold(bytes),
             Payload::Whole(bytes) => Bytes::copy_from_slice(bytes),
-            Payload::Assembled(bytes) if media && bytes.len() <= MAX_WHOLE => blocks.hold_whole(&bytes),
+            Payload::Assembled(bytes) if media && bytes.len() <= MAX_WHOLE => blocks.hold(&bytes),
             Payload::Assembled(bytes) => bytes.freeze(),
         }
     }

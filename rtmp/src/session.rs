@@ -147,6 +147,7 @@ impl ServerSession {
     /// answer nothing is used.
     pub fn receive(&mut self, input: &[u8], events: &mut Vec<Event>) -> Result<usize, SessionError> {
         let mut rest = input;
+        self.chunks.give_back();
         if self.handshake.is_some() {
             let Some(remaining) = self.shake_hands(rest)? else { return Ok(input.len()) };
             rest = &input[input.len() - remaining..];

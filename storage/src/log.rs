@@ -14,8 +14,8 @@ pub const MAX_BYTES: usize = 96 << 20;
 /// Most entries: 65 s at a thousand samples a second, six times the longest segment.
 pub const MAX_ENTRIES: usize = 65_536;
 
-/// Entries for which room is kept: two seconds of ordinary media.
-const LEAST_ROOM: usize = 192;
+/// Entries for which room is made at once: half a second of ordinary media.
+const STEP: usize = 48;
 
 /// The writer's epoch is over: another publisher holds the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -169,6 +169,10 @@ impl SampleLog {
 impl Ring {
     fn push(&mut self, entry: Entry) {
         self.bytes += entry.payload_len();
+        if self.entries.len() == self.entries.capacity() {
+            // By steps while there are few, half as many again when there are many.
+            self.entries.reserve_exact(STEP.max(self.entries.len() / 2));
+        }
         self.entries.push_back(entry);
         while self.bytes > MAX_BYTES || self.entries.len() > MAX_ENTRIES {
             self.drop_first();
@@ -185,8 +189,8 @@ impl Ring {
 
     /// Gives room back that a burst or a long GOP needed once.
     fn give_back(&mut self) {
-        if self.entries.capacity() > LEAST_ROOM.max(4 * self.entries.len()) {
-            self.entries.shrink_to(LEAST_ROOM.max(2 * self.entries.len()));
+        if self.entries.capacity() > 2 * (self.entries.len() + STEP) {
+            self.entries.shrink_to(self.entries.len() + STEP);
         }
     }
 

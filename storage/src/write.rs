@@ -111,7 +111,6 @@ fn write_slices(mut file: &File, left: &mut &mut [IoSlice<'_>]) -> io::Result<()
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use memory::Blocks;
 
     fn pattern(length: usize) -> Vec<u8> {
         (0..length).map(|n| (n * 7 + n / 251) as u8).collect()
@@ -120,10 +119,10 @@ mod tests {
     #[test]
     fn files_hold_what_was_written_whatever_their_length_and_however_they_lie_in_memory() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let (direct, mut blocks) = (Direct::default(), Blocks::default());
+        let direct = Direct::default();
         for length in [0, 1, 511, 512, MIN_DIRECT - 1, MIN_DIRECT, MIN_DIRECT + 1, 200_000, 199_680, 1 << 20] {
             let (path, expected) = (directory.path().join("file"), pattern(length));
-            let aligned = blocks.hold(&expected);
+            let aligned = Content::from(&expected[..]);
             let shifted: Content = aligned.slice(1..length).pieces().iter().cloned().collect();
             let refused_before = direct.refused.load(Ordering::Relaxed);
             assert!(
@@ -140,17 +139,17 @@ mod tests {
 
     #[test]
     fn segments_lie_as_devices_demand() {
-        let (direct, mut blocks) = (Direct::default(), Blocks::default());
+        let direct = Direct::default();
         for length in [MIN_DIRECT, 100_001, 70_000, 236_000] {
-            assert!(direct.suits(&blocks.hold(&pattern(length))), "{length} bytes");
+            assert!(direct.suits(&Content::from(&pattern(length)[..])), "{length} bytes");
         }
         direct.refused.store(true, Ordering::Relaxed);
-        assert!(!direct.suits(&blocks.hold(&pattern(MIN_DIRECT))));
+        assert!(!direct.suits(&Content::from(&pattern(MIN_DIRECT)[..])));
     }
 
     #[test]
     fn a_file_system_that_refuses_is_not_asked_again_and_loses_nothing() {
-        let (direct, content) = (Direct::default(), Blocks::default().hold(&pattern(300_000)));
+        let (direct, content) = (Direct::default(), Content::from(&pattern(300_000)[..]));
         // It takes no such flag, and no segment either.
         direct.create(Path::new("/proc/self/oom_score_adj"), &content).expect_err("no file for segments");
         assert!(!direct.suits(&content), "it is asked no more");

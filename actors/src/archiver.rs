@@ -22,9 +22,9 @@ use storage::{Archive, LiveStream, Registry, Snapshot};
 use tokio::time::{Duration, Instant};
 
 /// How often window and archive are compared.
-const TICK: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_secs(1);
 /// First wait after a failed operation; it doubles up to the longest.
-const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 /// Longest wait after a failed operation: storage that heals is used again within this.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Files written in one go, so that one stream's backlog does not keep a disk thread from the others.

@@ -2,10 +2,8 @@
 //!
 //! It starts from what is published, so nothing is lost or repeated by a restart.
 
-use crate::encoder_socket::STEP;
 use crate::events;
 use crate::fault::Fault;
-use crate::steps::until_step;
 use crate::vitals::{Vital, Vitals};
 use media::Packager;
 use media::packager::Output;
@@ -15,10 +13,11 @@ use storage::LiveStream;
 use storage::continuity::{Record, Records};
 use storage::snapshot::Resume;
 use storage::window::Superseded;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
 
-/// How often the log is read. One wake-up for many samples, at any number of samples a second.
-const PUMP: Duration = STEP;
+/// How long one handler waits for samples; other messages wait no longer. Publishers are read in steps
+/// (`encoder_socket`), so there is one wake-up for many samples, at any number of samples a second.
+const WAIT_SLICE: Duration = Duration::from_secs(1);
 /// Entries taken at once, so that one message's work stays short.
 const BATCH: usize = 512;
 /// Failures at one position after which the samples around it are skipped.
@@ -63,9 +62,14 @@ impl Actor for Segmenter {
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Pump => {
-                let _busy = state.vital.enter("Pump");
+                let busy = state.vital.enter("Pump");
                 let more = state.pump(Instant::now())?;
-                myself.send_after(if more { Duration::ZERO } else { until_step(PUMP) }, || Msg::Pump);
+                drop(busy);
+                if !more {
+                    // Nothing came in this time: then there is nothing to read either.
+                    let _ = timeout(WAIT_SLICE, state.stream.log.added()).await;
+                }
+                let _ = myself.send_message(Msg::Pump);
             }
             Msg::Fail(fault) => {
                 let _busy = state.vital.enter("Fail");

@@ -7,6 +7,7 @@ use media::{AacConfig, AvcConfig, Entry, TrackKind};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Most payload bytes a log holds: the largest segment and half of the next.
@@ -26,6 +27,8 @@ pub struct Fenced(pub u64);
 #[derive(Debug, Default)]
 pub struct SampleLog {
     ring: Mutex<Ring>,
+    /// Rings when something was added.
+    added: Notify,
 }
 
 /// What a cursor gets.
@@ -91,6 +94,8 @@ impl SampleLog {
         ring.epoch = epoch;
         ring.last_media = Some(now);
         ring.push(Entry::Epoch { epoch, wall_ms_at_zero });
+        drop(ring);
+        self.added.notify_one();
     }
 
     /// Ends the current epoch, if it is `epoch`: what its writer still sends is dropped.
@@ -100,6 +105,8 @@ impl SampleLog {
             ring.epoch = 0;
             ring.push(Entry::EpochEnd);
         }
+        drop(ring);
+        self.added.notify_one();
     }
 
     /// Ends the session. Nothing is appended afterwards.
@@ -107,6 +114,8 @@ impl SampleLog {
         let mut ring = self.lock();
         ring.epoch = 0;
         ring.push(Entry::End);
+        drop(ring);
+        self.added.notify_one();
     }
 
     /// Appends what a publisher sent; refused if its epoch is not the current one.
@@ -122,7 +131,14 @@ impl SampleLog {
             }
             ring.push(entry);
         }
+        drop(ring);
+        self.added.notify_one();
         Ok(())
+    }
+
+    /// Waits until something was added since the last wait ended: for the one reader. The caller sets the deadline.
+    pub async fn added(&self) {
+        self.added.notified().await;
     }
 
     /// Up to `max` entries from `position` on.

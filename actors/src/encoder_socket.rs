@@ -11,12 +11,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 
-/// How often publishers are read, and the log they write by the segmenter: a tenth of a segment, far below what
-/// a viewer could notice.
-pub const STEP: Duration = Duration::from_millis(200);
-/// How soon a publisher is read again that had this much to say or more: 2 Mbit/s sustained, or a large key frame.
+/// How often publishers are read: a seventh of a segment, far below what a viewer could notice.
+pub const STEP: Duration = Duration::from_millis(300);
+/// How soon a publisher is read again that had this much to say or more: 2.5 Mbit/s sustained, or a large key frame.
 const SHORT_STEP: Duration = Duration::from_millis(5);
-const MUCH: usize = 48 << 10;
+const MUCH: usize = 96 << 10;
 /// How often a peer is tried again that does not take our few answers.
 const WRITE_AGAIN: Duration = Duration::from_millis(10);
 

@@ -6,7 +6,7 @@
 
 use crate::authorizer::{Authorizer, Verdict};
 use crate::door::{Ask, Denial, Grant};
-use crate::encoder_socket::EncoderSocket;
+use crate::encoder_socket::{EncoderSocket, STEP};
 use crate::events;
 use crate::fault::Fault;
 use crate::vitals::{Vital, Vitals};
@@ -33,13 +33,13 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 const READ_SLICE: Duration = Duration::from_millis(250);
 /// A stream that is taken is asked for again after this: a holder that has hung up is noticed two steps of reading later,
 /// one for what it had sent and one for its end, and an encoder that comes back is not refused for its own past.
-const SECOND_LOOK: Duration = Duration::from_millis(450);
+const SECOND_LOOK: Duration = STEP.saturating_mul(2).saturating_add(Duration::from_millis(50));
 /// How long a peer may leave our few answers unread.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a refused peer may take to read why and hang up.
 const LINGER: Duration = Duration::from_secs(2);
 /// Bytes read at once. One buffer a thread: a connection keeps only what it could not use yet.
-const READ_BUFFER: usize = 64 << 10;
+const READ_BUFFER: usize = 128 << 10;
 
 /// Characters of a peer's text that go into the log.
 const MAX_LOGGED: usize = 200;

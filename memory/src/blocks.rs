@@ -16,12 +16,26 @@ pub const MAX_WHOLE: usize = BLOCK;
 /// Blocks with samples in them that one owner may have: 96 MiB, as much as a sample log holds. A publisher whose
 /// samples leave most of each block empty could pin more; the rest of them has memory that fits.
 const MAX_SAMPLE_BLOCKS: usize = 12 << 10;
-/// Blocks kept for whoever needs one next, for all owners together: 2 MB, what a hundred publishers need
-/// between the moments at which others give theirs back.
-const MAX_SPARE: usize = 256;
+/// Unused blocks that are kept for whoever needs one next, besides one in [`SPARE_SHARE`] of all: half a megabyte.
+const LEAST_SPARE: usize = 64;
+/// Publishers are read at the same moments, and give back what they had a little later: so much comes and goes.
+const SPARE_SHARE: usize = 3;
 
 /// Blocks that nobody uses.
-static SPARE: Mutex<Vec<BytesMut>> = Mutex::new(Vec::new());
+static SPARE: Mutex<Spare> = Mutex::new(Spare { blocks: Vec::new(), made: 0 });
+
+#[derive(Debug)]
+struct Spare {
+    blocks: Vec<BytesMut>,
+    /// Blocks there are, whoever has them.
+    made: usize,
+}
+
+impl Spare {
+    fn max(&self) -> usize {
+        LEAST_SPARE + self.made / SPARE_SHARE
+    }
+}
 
 /// The blocks that one publisher's connection fills.
 #[derive(Debug, Default)]
@@ -61,9 +75,10 @@ impl Blocks {
             !reclaimed
         });
         let mut spare = spare();
-        let room = MAX_SPARE.saturating_sub(spare.len());
+        let room = spare.max().saturating_sub(spare.blocks.len());
         let too_many = free.split_off(room.min(free.len()));
-        spare.append(&mut free);
+        spare.blocks.append(&mut free);
+        spare.made -= too_many.len();
         drop(spare);
         drop(too_many);
     }
@@ -73,7 +88,22 @@ impl Blocks {
         if let Some(full) = self.current.take_if(|block| room(block) < wanted) {
             self.full.push_back(full);
         }
-        self.current.get_or_insert_with(|| spare().pop().unwrap_or_else(|| BytesMut::with_capacity(BLOCK)))
+        self.current.get_or_insert_with(|| {
+            let mut spare = spare();
+            let used_before = spare.blocks.pop();
+            spare.made += usize::from(used_before.is_none());
+            drop(spare);
+            used_before.unwrap_or_else(|| BytesMut::with_capacity(BLOCK))
+        })
+    }
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        self.give_back();
+        // The memory of the others goes with what is in them.
+        let mut spare = spare();
+        spare.made = spare.made.saturating_sub(self.full.len() + usize::from(self.current.is_some()));
     }
 }
 
@@ -83,7 +113,7 @@ fn room(block: &BytesMut) -> usize {
 }
 
 /// Critical sections only move blocks; a panic in one cannot leave them half moved.
-fn spare() -> MutexGuard<'static, Vec<BytesMut>> {
+fn spare() -> MutexGuard<'static, Spare> {
     SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -142,11 +172,12 @@ mod tests {
     #[test]
     fn spare_blocks_are_bounded() {
         let mut blocks = Blocks::default();
-        let held: Vec<Bytes> = (0..3 * MAX_SPARE).map(|_| blocks.hold(&[0; BLOCK])).collect();
+        let held: Vec<Bytes> = (0..3 * LEAST_SPARE).map(|_| blocks.hold(&[0; BLOCK])).collect();
         drop(held);
         drop(blocks.hold(&[0; BLOCK]));
         blocks.give_back();
         assert!(blocks.full.len() <= 1, "{} blocks", blocks.full.len());
-        assert!(spare().len() <= MAX_SPARE);
+        let spare = spare();
+        assert!(spare.blocks.len() <= spare.max(), "{spare:?}");
     }
 }

@@ -17,18 +17,29 @@ const BLOCK: usize = (128 << 10) - 64;
 /// Files that are expected to be shorter have memory of their own: in a block they could keep a lot of it from being
 /// used again. A longer one keeps its neighbours in two blocks at most, four times its size.
 const OWN_MEMORY_BELOW: usize = 64 << 10;
-/// Unused blocks that are kept: 1.5 MB, what comes and goes while a few hundred streams publish.
-const MAX_SPARE: usize = 12;
+/// Unused blocks that are kept, besides one in [`SPARE_SHARE`] of all: 1 MB.
+const LEAST_SPARE: usize = 8;
+/// What streams hold goes up and down with their pictures. As much as it does is kept in blocks: given back to the
+/// allocator, they would be cut into small pieces, and others taken from the system soon after.
+const SPARE_SHARE: usize = 16;
 /// Blocks that are filled in part and wait for the next file: one for each thread that puts files together at once.
 /// More than that are not filled further.
 const MAX_OPEN: usize = 8;
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { open: Vec::new(), spare: Vec::new() });
+static POOL: Mutex<Pool> = Mutex::new(Pool { open: Vec::new(), spare: Vec::new(), made: 0 });
 
 /// Blocks that nobody fills at present.
 struct Pool {
     open: Vec<Filling>,
     spare: Vec<BytesMut>,
+    /// Blocks there are, whoever has them.
+    made: usize,
+}
+
+impl Pool {
+    fn max_spare(&self) -> usize {
+        LEAST_SPARE + self.made / SPARE_SHARE
+    }
 }
 
 /// A block as those see it who hold something in it. It ends with the last of them.
@@ -48,11 +59,16 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        if let Some(handle) = self.emptied() {
-            let mut pool = pool();
-            if pool.spare.len() < MAX_SPARE {
-                pool.spare.push(handle);
-            }
+        let emptied = self.emptied();
+        let mut pool = pool();
+        match emptied {
+            Some(memory) => pool.spare.push(memory),
+            // It was not closed: its memory goes with it.
+            None => pool.made = pool.made.saturating_sub(1),
+        }
+        while pool.spare.len() > pool.max_spare() {
+            pool.spare.pop();
+            pool.made = pool.made.saturating_sub(1);
         }
     }
 }
@@ -82,6 +98,7 @@ impl Filling {
             return open;
         }
         let used_before = pool.spare.pop();
+        pool.made += usize::from(used_before.is_none());
         drop(pool);
         Self { block: Arc::default(), rest: used_before.unwrap_or_else(|| BytesMut::with_capacity(BLOCK)) }
     }
@@ -287,6 +304,7 @@ mod tests {
                 });
             }
         });
-        assert!(pool().open.len() <= MAX_OPEN && pool().spare.len() <= MAX_SPARE);
+        let pool = pool();
+        assert!(pool.open.len() <= MAX_OPEN && pool.spare.len() <= pool.max_spare());
     }
 }

@@ -76,6 +76,12 @@ pub struct Overrides {
     /// When archived segments count as durable: grouped (one sync a second) or never [default: grouped].
     #[arg(long, global = true, value_name = "POLICY", env = "STEADYCAST_SYNC")]
     sync: Option<String>,
+    /// Record sessions: true or false [default: false].
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", env = "STEADYCAST_RECORD")]
+    record: Option<String>,
+    /// What a stream may hold in memory for its recording while storage fails, MiB, 0 to 1024 [default: 64].
+    #[arg(long, global = true, value_name = "MIB", env = "STEADYCAST_SPOOL")]
+    spool: Option<String>,
     /// Log format: auto, human or json [default: auto].
     #[arg(long, global = true, value_name = "FORMAT", env = "STEADYCAST_LOG")]
     log: Option<String>,
@@ -102,6 +108,8 @@ impl Overrides {
             ("container", &self.container),
             ("grace", &self.grace),
             ("sync", &self.sync),
+            ("record", &self.record),
+            ("spool", &self.spool),
             ("log", &self.log),
         ];
         let given = options.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value)));

@@ -17,6 +17,10 @@ use thiserror::Error;
 const MIN_WINDOW: usize = 3;
 /// Most: the window is held in memory.
 const MAX_WINDOW: usize = 1000;
+/// Most a stream may hold back for its recording, MiB: all streams together may hold no more than that.
+const MAX_SPOOL_MIB: usize = storage::spool::MAX_BYTES_TOGETHER >> 20;
+/// Held back by default, MiB: nine minutes of a megabit per second.
+const DEFAULT_SPOOL_MIB: usize = 64;
 /// Longest grace: a day.
 const MAX_GRACE_S: u64 = 86_400;
 
@@ -64,6 +68,10 @@ pub struct Config {
     pub grace: Duration,
     /// When archived segments count as durable.
     pub sync: SyncPolicy,
+    /// Whether sessions are recorded.
+    pub record: bool,
+    /// What a stream may hold for its recording while storage fails, MiB.
+    pub spool_mib: usize,
     /// How the log is written.
     pub log: LogFormat,
     /// Stream keys by `application/name` or `application/*`.
@@ -85,6 +93,8 @@ impl Default for Config {
             container: Container::Cmaf,
             grace: Duration::from_secs(30),
             sync: SyncPolicy::Grouped,
+            record: false,
+            spool_mib: DEFAULT_SPOOL_MIB,
             log: LogFormat::Auto,
             keys: BTreeMap::new(),
             chaos: false,
@@ -96,7 +106,13 @@ impl Config {
     /// Limits and formats of new streams.
     pub fn live_settings(&self) -> LiveSettings {
         let packaging = Settings { container: self.container, target_duration: self.target_duration };
-        LiveSettings { packaging, window: self.window, grace: self.grace }
+        LiveSettings {
+            packaging,
+            window: self.window,
+            grace: self.grace,
+            record: self.record,
+            spool_bytes: self.spool_mib << 20,
+        }
     }
 
     /// What is wrong only together.
@@ -129,6 +145,8 @@ impl Config {
                 self.container = one_of(value, &[("cmaf", Container::Cmaf), ("mpegts", Container::MpegTs)])?;
             }
             "sync" => self.sync = one_of(value, &[("grouped", SyncPolicy::Grouped), ("never", SyncPolicy::Never)])?,
+            "record" => self.record = one_of(value, &[("true", true), ("false", false)])?,
+            "spool" => self.spool_mib = number(value, 0, MAX_SPOOL_MIB)?,
             "log" => {
                 self.log = one_of(
                     value,
@@ -225,7 +243,7 @@ pub fn describe(config: &Config) -> String {
     };
     let mut text = format!(
         "rtmp = \"{}\"\nhttp = \"{}\"\nhealth = \"{}\"\ndata = {:?}\nruntime-dir = {:?}\ntarget-duration = {}\nwindow = {}\n\
-         container = \"{container}\"\ngrace = {}\nsync = \"{sync}\"\nlog = \"{log}\"\n",
+         container = \"{container}\"\ngrace = {}\nsync = \"{sync}\"\nrecord = {}\nspool = {}\nlog = \"{log}\"\n",
         config.rtmp,
         config.http,
         config.health,
@@ -233,7 +251,9 @@ pub fn describe(config: &Config) -> String {
         config.runtime_dir,
         config.target_duration,
         config.window,
-        config.grace.as_secs()
+        config.grace.as_secs(),
+        config.record,
+        config.spool_mib
     );
     if config.keys.is_empty() {
         text.push_str("# no keys: publishing is allowed from this machine only\n");
@@ -323,7 +343,8 @@ mod tests {
 
     #[test]
     fn what_is_described_is_read_back_and_keys_are_not_shown() {
-        let config = load_text("container = 'mpegts'\ndata = '/tmp/a b'\nsync = 'never'\n", &[]).expect("valid");
+        let config =
+            load_text("record = true\ncontainer = 'mpegts'\ndata = '/tmp/a b'\nsync = 'never'\n", &[]).expect("valid");
         assert_eq!(load_text(&describe(&config), &[]).expect("valid"), config);
         let secret = load_text("[keys]\n'live/show' = 'hunter2'\n", &[]).expect("valid");
         assert!(!describe(&secret).contains("hunter2"));

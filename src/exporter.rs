@@ -69,7 +69,7 @@ impl Exporter {
 type StreamValue = fn(&LiveStream, Instant) -> f64;
 
 /// Series of each stream, written once.
-const STREAM_FAMILIES: [(&str, &str, StreamValue); 12] = [
+const STREAM_FAMILIES: [(&str, &str, StreamValue); 14] = [
     ("steadycast_stream_received_bytes_total", "counter", |stream, _| {
         count(&stream.stats, |stats| &stats.received_bytes)
     }),
@@ -95,6 +95,8 @@ const STREAM_FAMILIES: [(&str, &str, StreamValue); 12] = [
     ("steadycast_stream_held_bytes", "gauge", |stream, _| {
         (stream.window.snapshot().held_bytes() + stream.log.bytes()) as f64
     }),
+    ("steadycast_stream_spool_bytes", "gauge", |stream, _| stream.spool.bytes() as f64),
+    ("steadycast_stream_recording_gaps_total", "counter", |stream, _| stream.spool.gaps() as f64),
     ("steadycast_stream_seconds_since_segment", "gauge", |stream, now| {
         let published = stream.window.snapshot().published_at;
         published.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64())

@@ -12,6 +12,7 @@ pub mod health;
 pub mod keys;
 pub mod locks;
 pub mod logging;
+pub mod recordings_api;
 pub mod run;
 
 pub use config::Config;

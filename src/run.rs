@@ -6,13 +6,14 @@ use crate::config::{Config, Problem};
 use crate::exporter::Exporter;
 use crate::health::Health;
 use crate::keys::StaticKeys;
-use crate::locks;
+use crate::{locks, recordings_api};
 use anyhow::Context;
 use axum::Router;
 use ractor::Actor;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -20,7 +21,7 @@ use storage::Numbers;
 use storage::archive::LocalDirectory;
 use storage::continuity::Records;
 use storage::disk::Disk;
-use storage::{Archive, Registry};
+use storage::{Archive, Recordings, Registry};
 use supervisors::root::{self, Root};
 use supervisors::tree::Environment;
 use supervisors::watchdog::{BEAT, Pulse};
@@ -95,8 +96,10 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     let settling = if without_state { settings.grace } else { Duration::ZERO };
     let registry = Registry::settling_until(Instant::now() + settling);
     adopt(&records, &disk, &registry, settings).context("continuity records")?;
-    let environment =
-        Environment { registry, records, vitals: Arc::default(), settings, used: archived.unwrap_or_default(), disk };
+    let recordings = Arc::new(Recordings::at(&config.data));
+    recordings_api::finish_interrupted(&recordings, &disk, &registry);
+    let used = archived.unwrap_or_default();
+    let environment = Environment { registry, records, vitals: Arc::default(), settings, used, disk, recordings };
     Worker::new(config, environment, outside.dropped_lines)?.run(listeners, outside.shutdown, outside.reload)
 }
 
@@ -122,6 +125,7 @@ struct Worker {
     keys: Arc<StaticKeys>,
     health: Health,
     exporter: Exporter,
+    data: PathBuf,
     chaos: bool,
 }
 
@@ -134,6 +138,7 @@ impl Worker {
             keys: Arc::new(StaticKeys::new(config.keys.clone())),
             health,
             exporter,
+            data: config.data.clone(),
             chaos: config.chaos,
         })
     }
@@ -186,6 +191,8 @@ impl Worker {
     ) -> anyhow::Result<thread::JoinHandle<()>> {
         http.set_nonblocking(true)?;
         let router = delivery::viewers::router(self.environment.registry.clone())
+            .merge(delivery::recordings::router(&self.data))
+            .merge(recordings_api::reading(self.environment.recordings.clone(), self.environment.registry.clone()))
             .merge(admin::api(self.environment.registry.clone()))
             .merge(admin::monitoring(self.exporter.clone(), self.health.clone()));
         let pulse = self.health.delivery.clone();
@@ -207,7 +214,10 @@ impl Worker {
     fn start_health(&self, listener: TcpListener, root: ractor::ActorRef<root::Msg>) -> anyhow::Result<()> {
         listener.set_nonblocking(true)?;
         let exporter = self.exporter.clone();
-        let mut router = admin::monitoring(exporter.clone(), self.health.clone());
+        let (recordings, registry) = (self.environment.recordings.clone(), self.environment.registry.clone());
+        let mut router = admin::monitoring(exporter.clone(), self.health.clone())
+            .merge(recordings_api::reading(recordings.clone(), registry.clone()))
+            .merge(recordings_api::removing(recordings, registry));
         if self.chaos {
             warn!("fault injection is offered on the health address");
             router = router.merge(admin::chaos(root));

@@ -126,6 +126,18 @@ pub fn archive_failed(stream: &LiveStream, error: &io::Error) {
     debug!(stream = %stream.name, %error, "archive operation failed");
 }
 
+/// A session's recording is complete.
+pub fn recorded(stream: &LiveStream) {
+    counter!("steadycast_recordings_finished_total").increment(1);
+    info!(stream = %stream.name, session = stream.session.id, gaps = stream.spool.gaps(), "recording finished");
+}
+
+/// An operation on a recording failed; it is tried again.
+pub fn recording_failed(stream: &LiveStream, error: &io::Error) {
+    counter!("steadycast_recording_errors_total", "errno" => errno(error)).increment(1);
+    debug!(stream = %stream.name, %error, "recording failed, trying again");
+}
+
 /// An archive operation did not come back.
 pub fn archive_operation_abandoned(stream: &LiveStream) {
     counter!("steadycast_archive_operations_abandoned_total").increment(1);

@@ -9,6 +9,7 @@ pub mod encoder_socket;
 pub mod events;
 pub mod fault;
 pub mod publisher_lock;
+pub mod recorder;
 pub mod rtmp_listener;
 pub mod segmenter;
 pub mod session;

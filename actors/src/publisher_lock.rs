@@ -201,7 +201,8 @@ impl State {
         let patience = *self.archive_until.get_or_insert(now + ARCHIVE_PATIENCE);
         let archived_version = self.stream.ledger.documents().map(|there| there.version);
         let archived = !snapshot.has_playlist() || archived_version == Some(snapshot.version);
-        snapshot.ended && (archived || now >= patience)
+        let recorded = !self.stream.settings.record || !snapshot.has_playlist() || self.stream.spool.is_finished();
+        snapshot.ended && (archived && recorded || now >= patience)
     }
 
     /// Takes the stream from a holder that sends nothing.

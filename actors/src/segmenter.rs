@@ -189,7 +189,7 @@ mod tests {
     fn args() -> (TempDir, Args) {
         let directory = tempfile::tempdir().expect("temporary directory");
         let packaging = Settings { container: Container::Cmaf, target_duration: 2 };
-        let settings = LiveSettings { packaging, window: 6, grace: Duration::ZERO };
+        let settings = LiveSettings { packaging, window: 6, grace: Duration::ZERO, record: false, spool_bytes: 0 };
         let name = StreamName::new("live", "show").expect("valid name");
         let snapshot = Snapshot::starting_at(Numbers { media_sequence: 7, discontinuity_sequence: 7 });
         let stream = LiveStream::new(name, settings, Session::beginning_at(0), snapshot, 0);

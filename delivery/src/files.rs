@@ -20,9 +20,9 @@ use storage::snapshot::File;
 use storage::snapshot::hex;
 
 /// A name is never used for other bytes, so a copy is good for ever.
-const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+pub const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 /// Playlists and digests change: every use asks whether they have.
-const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+pub const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 const EXPOSED: HeaderValue = HeaderValue::from_static("Content-Length, Content-Range, Date, ETag");
 
 /// Content type of a file, by its extension.

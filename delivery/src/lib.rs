@@ -3,6 +3,7 @@
 mod console;
 pub mod events;
 mod files;
+pub mod recordings;
 pub mod server;
 pub mod viewers;
 

@@ -33,6 +33,8 @@ pub struct MediaPlaylist {
     pub discontinuity_sequence: u64,
     /// EXT-X-INDEPENDENT-SEGMENTS.
     pub independent_segments: bool,
+    /// EXT-X-PLAYLIST-TYPE:VOD: it will not change.
+    pub vod: bool,
     /// EXT-X-ENDLIST.
     pub end: bool,
 }
@@ -50,6 +52,9 @@ impl MediaPlaylist {
         );
         if self.discontinuity_sequence > 0 {
             let _ = writeln!(text, "#EXT-X-DISCONTINUITY-SEQUENCE:{}", self.discontinuity_sequence);
+        }
+        if self.vod {
+            text.push_str("#EXT-X-PLAYLIST-TYPE:VOD\n");
         }
         if self.independent_segments {
             text.push_str("#EXT-X-INDEPENDENT-SEGMENTS\n");
@@ -145,6 +150,7 @@ mod tests {
         media_sequence: 7,
         discontinuity_sequence: 3,
         independent_segments: true,
+        vod: false,
         end: false,
     };
 

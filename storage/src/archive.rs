@@ -276,6 +276,11 @@ impl Ledger {
         self.lock().files.clone()
     }
 
+    /// Whether a file is believed to be there.
+    pub fn holds(&self, name: &str) -> bool {
+        self.lock().files.contains_key(name)
+    }
+
     /// Playlists and digests that are believed to be there.
     pub fn documents(&self) -> Option<Documents> {
         self.lock().documents.clone()

@@ -11,7 +11,10 @@ pub mod live;
 pub mod log;
 pub mod name;
 pub mod numbers;
+pub mod recording;
+pub mod recordings;
 pub mod snapshot;
+pub mod spool;
 pub mod window;
 mod write;
 
@@ -20,5 +23,7 @@ pub use live::{LiveStream, Publisher, Registry, Session};
 pub use log::SampleLog;
 pub use name::StreamName;
 pub use numbers::Numbers;
+pub use recordings::Recordings;
 pub use snapshot::{Document, Snapshot};
+pub use spool::Spool;
 pub use window::Window;

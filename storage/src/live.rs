@@ -5,6 +5,7 @@ use crate::log::SampleLog;
 use crate::name::StreamName;
 use crate::numbers::Numbers;
 use crate::snapshot::Snapshot;
+use crate::spool::Spool;
 use crate::window::Window;
 use arc_swap::ArcSwap;
 use media::packager::Settings;
@@ -67,6 +68,10 @@ pub struct LiveSettings {
     pub window: usize,
     /// How long a session waits for its publisher to come back.
     pub grace: Duration,
+    /// Whether sessions are recorded.
+    pub record: bool,
+    /// Bytes a stream may hold for its recording while storage does not take them.
+    pub spool_bytes: usize,
 }
 
 /// A position that made a segmenter fail, and how often.
@@ -135,6 +140,8 @@ pub struct LiveStream {
     pub trial: Trial,
     /// What the archive is known to hold.
     pub ledger: Ledger,
+    /// What its recording still lacks.
+    pub spool: Spool,
     /// What operators see of it.
     pub stats: Stats,
     publisher: ArcSwap<Publisher>,
@@ -152,6 +159,8 @@ impl LiveStream {
         snapshot: Snapshot,
         epoch: u64,
     ) -> Arc<Self> {
+        // What is listed is of this session; what has expired may be of the one before.
+        let first = snapshot.listed.first().map_or(snapshot.next_sequence, |segment| segment.sequence);
         Arc::new(Self {
             name,
             settings,
@@ -160,6 +169,7 @@ impl LiveStream {
             window: Window::holding(snapshot),
             trial: Trial::default(),
             ledger: Ledger::default(),
+            spool: Spool::starting_at(first),
             stats: Stats::default(),
             publisher: ArcSwap::from_pointee(Publisher::Free),
             epoch: AtomicU64::new(epoch),
@@ -300,7 +310,8 @@ mod tests {
 
     fn stream(name: &str) -> Arc<LiveStream> {
         let packaging = Settings { container: Container::Cmaf, target_duration: 2 };
-        let settings = LiveSettings { packaging, window: 6, grace: Duration::from_secs(30) };
+        let settings =
+            LiveSettings { packaging, window: 6, grace: Duration::from_secs(30), record: false, spool_bytes: 0 };
         let name = StreamName::new("live", name).expect("valid name");
         LiveStream::new(name, settings, Session::beginning_at(1), Snapshot::default(), 0)
     }

@@ -9,7 +9,7 @@ use thiserror::Error;
 pub const MAX_NAME_LEN: usize = 120;
 
 /// Applications whose URLs are the server's own pages and API.
-const RESERVED: [&str; 4] = ["api", "assets", "watch", "chaos"];
+const RESERVED: [&str; 5] = ["api", "assets", "watch", "chaos", "recordings"];
 
 /// Why a name cannot be a stream's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

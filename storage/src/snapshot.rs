@@ -358,6 +358,7 @@ impl Snapshot {
             media_sequence: first.sequence,
             discontinuity_sequence: self.discontinuity_sequence,
             independent_segments: self.independent,
+            vod: false,
             end: self.ended,
         };
         let text = playlist.render(self.listed.iter().map(|segment| &segment.listed));

@@ -1,4 +1,5 @@
-//! The tree of one stream, one_for_one: publisher_lock, segmenter, archiver, watcher, and the session linked in.
+//! The tree of one stream, one_for_one: publisher_lock, segmenter, archiver, watcher, the recorder
+//! if sessions are recorded, and the session linked in.
 
 use crate::children::{Children, Learned, Respawn};
 use crate::events;
@@ -6,7 +7,7 @@ use crate::spec::{ChildSpec, Restart};
 use crate::strategy::Intensity;
 use crate::tree::{Blow, Environment, strike};
 use actors::publisher_lock::{Notice, PublisherLock};
-use actors::{Ask, Denial, archiver, publisher_lock, segmenter, watcher};
+use actors::{Ask, Denial, archiver, publisher_lock, recorder, segmenter, watcher};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,7 +128,7 @@ pub struct State {
 /// The children of a stream, written once.
 fn specs(args: &Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
     let Args { stream, environment } = args.clone();
-    let Environment { registry, records, disk, vitals, .. } = environment;
+    let Environment { registry, records, disk, recordings, vitals, .. } = environment;
     let lock = publisher_lock::Args { stream: stream.clone(), notices: myself.get_derived(), vitals: vitals.clone() };
     let segmenter = segmenter::Args { stream: stream.clone(), records, vitals: vitals.clone() };
     let archiver = archiver::Args {
@@ -136,15 +137,24 @@ fn specs(args: &Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
         registry: registry.clone(),
         vitals: vitals.clone(),
     };
+    let recorder = stream.settings.record.then(|| recorder::Args {
+        stream: stream.clone(),
+        recordings,
+        disk: disk.clone(),
+        vitals: vitals.clone(),
+    });
     let watcher = watcher::Args { stream, disk, registry, vitals };
     let supervisor = myself.clone();
     let lock_started = move |lock: &ActorRef<_>| drop(supervisor.send_message(Msg::LockStarted(lock.clone())));
-    vec![
+    let recorder =
+        recorder.map(|args| ChildSpec::new::<recorder::Recorder>("recorder", Restart::Permanent, args, |_| {}));
+    let children = [
         ChildSpec::new::<PublisherLock>("publisher_lock", Restart::Permanent, lock, lock_started),
         ChildSpec::new::<segmenter::Segmenter>("segmenter", Restart::Permanent, segmenter, |_| {}),
         ChildSpec::new::<archiver::Archiver>("archiver", Restart::Permanent, archiver, |_| {}),
         ChildSpec::new::<watcher::Watcher>("watcher", Restart::Permanent, watcher, |_| {}),
-    ]
+    ];
+    children.into_iter().chain(recorder).collect()
 }
 
 impl State {

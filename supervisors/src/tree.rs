@@ -1,13 +1,13 @@
 //! What every tree needs to be built, and blows dealt to it on purpose.
 
-use actors::{Fault, Vitals, archiver, publisher_lock, rtmp_listener, segmenter, storage_probe, watcher};
+use actors::{Fault, Vitals, archiver, publisher_lock, recorder, rtmp_listener, segmenter, storage_probe, watcher};
 use ractor::ActorCell;
 use std::sync::Arc;
 use storage::Numbers;
 use storage::continuity::Records;
 use storage::disk::Disk;
 use storage::live::LiveSettings;
-use storage::{Registry, StreamName};
+use storage::{Recordings, Registry, StreamName};
 
 /// What a process has one of.
 #[derive(Clone)]
@@ -18,6 +18,8 @@ pub struct Environment {
     pub records: Records,
     /// Threads of the archive's mount.
     pub disk: Arc<Disk>,
+    /// Where sessions are recorded, if they are.
+    pub recordings: Arc<Recordings>,
     /// Vital signs of all actors.
     pub vitals: Arc<Vitals>,
     /// How new streams are packaged.
@@ -58,6 +60,7 @@ pub(crate) fn strike(cell: &ActorCell, child: &str, blow: Blow) {
         "publisher_lock" => cell.send_message(publisher_lock::Msg::Fail(fault)).is_ok(),
         "segmenter" => cell.send_message(segmenter::Msg::Fail(fault)).is_ok(),
         "archiver" => cell.send_message(archiver::Msg::Fail(fault)).is_ok(),
+        "recorder" => cell.send_message(recorder::Msg::Fail(fault)).is_ok(),
         "watcher" => cell.send_message(watcher::Msg::Fail(fault)).is_ok(),
         "session" => cell.send_message(actors::session::Msg::Fail(fault)).is_ok(),
         "rtmp_listener" => cell.send_message(rtmp_listener::Msg::Fail(fault)).is_ok(),

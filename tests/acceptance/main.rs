@@ -10,5 +10,6 @@ mod hostile;
 mod http;
 mod players;
 mod reconnect;
+mod recordings;
 mod restart;
 mod storage;

@@ -90,11 +90,12 @@ impl Tree {
 
 fn environment(directory: &TempDir, archive: Arc<dyn Archive>) -> Environment {
     Environment {
+        recordings: Arc::new(storage::Recordings::at(directory.path())),
         registry: Registry::settling_until(Instant::now()),
         records: Records::open(&directory.path().join("run")).expect("directory"),
         disk: Disk::start(archive, SyncPolicy::Never).expect("threads"),
         vitals: Arc::default(),
-        settings: LiveSettings { packaging: PACKAGING, window: 6, grace: GRACE },
+        settings: LiveSettings { packaging: PACKAGING, window: 6, grace: GRACE, record: false, spool_bytes: 0 },
         used: Numbers::default(),
     }
 }

@@ -1,0 +1,70 @@
+//! Recordings, read from storage. The only thing viewers get that may have to wait for it, and therefore bounded.
+
+use crate::files::{IMMUTABLE, REVALIDATE, allow_any_origin, content_type};
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use storage::recordings::DIRECTORY;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower_http::services::ServeDir;
+
+/// Responses read from storage at once: it may hang, and each may take a thread of the 512 there are.
+const MAX_READING: usize = 256;
+
+/// `/recordings/APPLICATION/NAME/SESSION/…`, from an archive in `data`.
+pub fn router(data: &Path) -> Router {
+    let files = ServeDir::new(data.join(DIRECTORY)).append_index_html_on_directories(false);
+    let reading = Arc::new(Semaphore::new(MAX_READING));
+    Router::new().nest_service(&format!("/{DIRECTORY}"), files).layer(from_fn_with_state(reading, bounded))
+}
+
+async fn bounded(State(reading): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let Ok(permit) = reading.try_acquire_owned() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")]).into_response();
+    };
+    let name = request.uri().path().to_owned();
+    let mut response = next.run(request).await;
+    if response.status().is_success() {
+        let changes = name.ends_with(".m3u8") || name.ends_with(".json");
+        response.headers_mut().insert(CONTENT_TYPE, content_type(&name));
+        response.headers_mut().insert(CACHE_CONTROL, if changes { REVALIDATE } else { IMMUTABLE });
+    }
+    allow_any_origin(&mut response);
+    response.map(|body| Body::new(Reading { body, _permit: permit }))
+}
+
+/// A body that counts as being read until it is dropped.
+struct Reading {
+    body: Body,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl HttpBody for Reading {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

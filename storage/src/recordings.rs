@@ -1,0 +1,233 @@
+//! Recordings on storage: `recordings/<application>/<name>/<session>/`, and below it a directory an hour.
+//!
+//! A segment that lies in the live directory becomes a second name of the same file: it is written once. Every call
+//! may block or fail; none is made on the live path.
+
+use crate::name::StreamName;
+use crate::recording::{RecordedFile, RecordedSegment, RecordingId, SessionRecord, entries, lines};
+use crate::snapshot::{DIGESTS, File, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
+use crate::write::Direct;
+use bytes::Bytes;
+use memory::Content;
+use std::fs;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Directory of all recordings in an archive.
+pub const DIRECTORY: &str = "recordings";
+/// The session's record.
+const SESSION: &str = "session.json";
+/// Entries of an hour's segments.
+const ENTRIES: &str = "segments.jsonl";
+/// Suffix of files that are being written, and of recordings that are being removed.
+const ASIDE: &str = ".tmp";
+/// Names looked at in one directory, at most: sessions of a stream, hours of a session. Ten years of hours.
+const MAX_LISTED: usize = 100_000;
+
+/// All recordings of an archive.
+#[derive(Debug)]
+pub struct Recordings {
+    root: PathBuf,
+    asides: AtomicU64,
+    direct: Direct,
+}
+
+impl Recordings {
+    /// Recordings of the archive in `data`. Nothing is touched yet.
+    pub fn at(data: &Path) -> Self {
+        Self { root: data.to_owned(), asides: AtomicU64::new(0), direct: Direct::default() }
+    }
+
+    fn directory(&self, id: &RecordingId) -> PathBuf {
+        self.root.join(DIRECTORY).join(id.stream.app()).join(id.stream.name()).join(&id.session)
+    }
+
+    fn live_file(&self, stream: &StreamName, name: &str) -> PathBuf {
+        self.root.join("live").join(stream.app()).join(stream.name()).join(name)
+    }
+
+    /// The last entry of a recording, if it has any: where to go on.
+    pub fn last(&self, id: &RecordingId) -> io::Result<Option<RecordedSegment>> {
+        for hour in self.hours(id)?.into_iter().rev() {
+            if let Some(last) = self.entries_of(id, &hour)?.pop() {
+                return Ok(Some(last));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps a file. Whether its bytes had to be written, and are therefore not durable yet.
+    pub fn keep(&self, id: &RecordingId, recorded: &RecordedFile, file: &File) -> io::Result<bool> {
+        let path = self.directory(id).join(&recorded.uri);
+        let length = file.bytes.len() as u64;
+        if fs::metadata(&path).is_ok_and(|there| there.len() == length) {
+            return Ok(false);
+        }
+        let live = self.live_file(&id.stream, &file.name);
+        let whole = || fs::metadata(&live).is_ok_and(|there| there.len() == length);
+        let mut linked = whole() && fs::hard_link(&live, &path).is_ok();
+        if !linked && path.parent().is_some_and(|hour| !hour.exists()) {
+            fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
+            linked = whole() && fs::hard_link(&live, &path).is_ok();
+        }
+        // Nothing there to link, or a file system without links, or something else of that name.
+        if linked { Ok(false) } else { self.write(&path, &file.bytes).map(|()| true) }
+    }
+
+    /// Makes what was written durable.
+    pub fn sync(&self) -> io::Result<()> {
+        rustix::fs::syncfs(fs::File::open(&self.root)?).map_err(io::Error::from)
+    }
+
+    /// Appends entries, each to its hour.
+    pub fn append(&self, id: &RecordingId, all: &[RecordedSegment]) -> io::Result<()> {
+        let hour_of = |entry: &RecordedSegment| entry.file.uri.split('/').next().unwrap_or_default().to_owned();
+        for of_hour in all.chunk_by(|a, b| hour_of(a) == hour_of(b)) {
+            let hour = self.directory(id).join(hour_of(&of_hour[0]));
+            // A gap may be all there is of an hour.
+            fs::create_dir_all(&hour)?;
+            let mut file = fs::File::options().read(true).append(true).create(true).open(hour.join(ENTRIES))?;
+            let mut text = lines(of_hour);
+            if is_torn(&mut file)? {
+                text.insert(0, b'\n');
+            }
+            file.write_all(&text)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the record of a session that goes on.
+    pub fn describe(&self, record: &SessionRecord) -> io::Result<()> {
+        let directory = self.directory(&record.id);
+        fs::create_dir_all(&directory)?;
+        let record = self.with_codecs(record.clone())?;
+        self.write(&directory.join(SESSION), &Bytes::from(record.to_json()).into())
+    }
+
+    /// Codecs are known when there is a publisher; after a restart without one they are what they were.
+    fn with_codecs(&self, mut record: SessionRecord) -> io::Result<SessionRecord> {
+        if record.codecs.is_none() {
+            record.codecs = self.read(&record.id)?.and_then(|before| before.codecs);
+        }
+        Ok(record)
+    }
+
+    /// Writes playlists and digests of a session that is over, and then its record.
+    pub fn finish(&self, record: SessionRecord, because: &str) -> io::Result<()> {
+        let directory = self.directory(&record.id);
+        let mut all = Vec::new();
+        for hour in self.hours(&record.id)? {
+            all.extend(self.entries_of(&record.id, &hour)?);
+        }
+        let record = self.with_codecs(record)?.ended(&all, because);
+        let write = |name: &str, bytes: Vec<u8>| self.write(&directory.join(name), &Bytes::from(bytes).into());
+        write(DIGESTS, SessionRecord::digests(&all))?;
+        write(MEDIA_PLAYLIST, record.playlist(&all).into_bytes())?;
+        write(MULTIVARIANT_PLAYLIST, record.multivariant.clone().into_bytes())?;
+        self.sync()?;
+        write(SESSION, record.to_json())
+    }
+
+    /// Finishes the recordings of sessions that ended without it: the process ended, or storage was away. How many.
+    pub fn finish_interrupted(&self, is_live: impl Fn(&RecordingId) -> bool) -> io::Result<usize> {
+        let mut finished = 0;
+        for record in self.all()? {
+            if record.ended_at_ms.is_none() && !is_live(&record.id) {
+                self.finish(record, "interrupted")?;
+                finished += 1;
+            }
+        }
+        Ok(finished)
+    }
+
+    /// Records of all sessions, by stream and session. What cannot be read as one is left out.
+    pub fn all(&self) -> io::Result<Vec<SessionRecord>> {
+        let mut records = Vec::new();
+        let root = self.root.join(DIRECTORY);
+        for app in names(&root)? {
+            for name in names(&root.join(&app))? {
+                for session in names(&root.join(&app).join(&name))? {
+                    let id = StreamName::new(&app, &name).ok().and_then(|stream| RecordingId::new(stream, &session));
+                    records.extend(id.map(|id| self.read(&id)).transpose()?.flatten());
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// The record of a session; none if there is none.
+    pub fn read(&self, id: &RecordingId) -> io::Result<Option<SessionRecord>> {
+        match fs::read(self.directory(id).join(SESSION)) {
+            Ok(text) => Ok(SessionRecord::parse(&text).filter(|record| record.id == *id)),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a recording: at once for everybody who asks, its files one by one.
+    pub fn remove(&self, id: &RecordingId) -> io::Result<()> {
+        let directory = self.directory(id);
+        let number = self.asides.fetch_add(1, Ordering::Relaxed);
+        let aside = directory.with_extension(format!("{number}{ASIDE}"));
+        fs::rename(&directory, &aside)?;
+        fs::remove_dir_all(aside)
+    }
+
+    fn hours(&self, id: &RecordingId) -> io::Result<Vec<String>> {
+        let names = names(&self.directory(id))?;
+        Ok(names
+            .into_iter()
+            .filter(|name| name.len() == 10 && name.bytes().all(|byte| byte.is_ascii_digit()))
+            .collect())
+    }
+
+    fn entries_of(&self, id: &RecordingId, hour: &str) -> io::Result<Vec<RecordedSegment>> {
+        match fs::read(self.directory(id).join(hour).join(ENTRIES)) {
+            Ok(text) => Ok(entries(&String::from_utf8_lossy(&text))),
+            Err(error) if is_absent(&error) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A file that is there whole or not at all.
+    fn write(&self, path: &Path, content: &Content) -> io::Result<()> {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(format!(".{}{ASIDE}", self.asides.fetch_add(1, Ordering::Relaxed)));
+        let written = self.direct.create(Path::new(&aside), content).and_then(|()| fs::rename(&aside, path));
+        written.inspect_err(|_| {
+            // Half a file is of no use, and on a full disk its room is.
+            let _ = fs::remove_file(&aside);
+        })
+    }
+}
+
+/// Whether the last line of a file was not written to its end.
+fn is_torn(file: &mut fs::File) -> io::Result<bool> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(false);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}
+
+/// Names in a directory, in order; none if there is no such directory.
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    match fs::read_dir(directory) {
+        Err(error) if is_absent(&error) => {}
+        entries => {
+            for entry in entries?.take(MAX_LISTED) {
+                names.extend(entry?.file_name().into_string().ok());
+            }
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}

@@ -1,0 +1,341 @@
+//! Spool: what a recording still lacks, held in memory until storage has taken it.
+//!
+//! It belongs to the stream, so that it outlives its recorder. It shares its bytes with the window; what storage
+//! does not take in time leaves it as a gap, the oldest first (invariant I4).
+
+use crate::recording::{RecordedFile, RecordedSegment, hour};
+use crate::snapshot::{File, Published, Snapshot};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes of all spools of the process together, at most: some minutes of a hundred streams. More would end the
+/// process before storage is back.
+pub const MAX_BYTES_TOGETHER: usize = 1 << 30;
+/// Entries without bytes that wait, at most: a day of segments of 2 s. What comes then is not told of.
+const MAX_WAITING: usize = 43_200;
+
+/// Bytes of all spools together.
+static TOGETHER: AtomicUsize = AtomicUsize::new(0);
+
+/// A segment that is to be recorded.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// What will be said of it.
+    pub entry: RecordedSegment,
+    /// The segment; none if it is a gap.
+    pub published: Option<Arc<Published>>,
+}
+
+impl Waiting {
+    /// Its files: the initialization section first.
+    pub fn files(&self) -> impl Iterator<Item = (&RecordedFile, &File)> {
+        let published = self.published.as_deref();
+        let map = self.entry.map.as_ref().zip(published.and_then(|published| published.map.as_deref()));
+        map.into_iter().chain(published.map(|published| (&self.entry.file, &published.file)))
+    }
+
+    fn bytes(&self) -> usize {
+        self.published.as_ref().map_or(0, |published| published.file.bytes.len())
+    }
+}
+
+/// What waits to be recorded.
+#[derive(Debug, Default)]
+pub struct Spool(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Number of the next segment to be noted.
+    next: u64,
+    /// Where the next segment would begin, milliseconds since 1970.
+    next_ms: Option<i64>,
+    /// The initialization section in use.
+    map: Option<RecordedFile>,
+    waiting: VecDeque<Waiting>,
+    /// How many of them have left the window, and their bytes: the others are in memory anyway.
+    left: usize,
+    bytes: usize,
+    gaps: u64,
+    finished: bool,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        TOGETHER.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Spool {
+    /// A spool for a session whose first segment has this number.
+    pub fn starting_at(sequence: u64) -> Self {
+        let spool = Self::default();
+        spool.lock().next = sequence;
+        spool
+    }
+
+    /// Notes what was published since the last call, and keeps at most this many bytes of what has left the window.
+    pub fn note(&self, snapshot: &Snapshot, max_bytes: usize) {
+        let mut state = self.lock();
+        let expired = snapshot.expired.iter().map(|expired| &expired.segment);
+        for published in expired.chain(&snapshot.listed) {
+            if published.sequence >= state.next {
+                state.add(published);
+            }
+        }
+        let oldest = snapshot.expired.first().map(|expired| expired.segment.sequence);
+        let oldest = oldest.or(snapshot.listed.first().map(|published| published.sequence)).unwrap_or(state.next);
+        state.count(oldest);
+        state.shrink(max_bytes);
+    }
+
+    /// Told what the recording ended with when it was opened: nothing of that is recorded again.
+    pub fn opened(&self, last: Option<&RecordedSegment>) {
+        let mut state = self.lock();
+        let Some(last) = last else { return };
+        state.recorded(last.sequence);
+        state.next = state.next.max(last.sequence + 1);
+        // What is noted already may lie in the same initialization section, in the directory of an earlier hour.
+        let Some(map) = &last.map else { return };
+        let name = |file: &RecordedFile| file.uri.rsplit('/').next().map(str::to_owned);
+        let same = |file: &Option<RecordedFile>| file.as_ref().is_some_and(|file| name(file) == name(map));
+        for waiting in &mut state.waiting {
+            if same(&waiting.entry.map) {
+                waiting.entry.map = Some(map.clone());
+            }
+        }
+        if state.map.is_none() || same(&state.map) {
+            state.map = Some(map.clone());
+        }
+    }
+
+    /// The first that are ready, in order.
+    pub fn batch(&self, max: usize, is_ready: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+        self.lock().waiting.iter().take(max).take_while(|waiting| is_ready(waiting)).cloned().collect()
+    }
+
+    /// Storage has everything up to this number.
+    pub fn recorded(&self, sequence: u64) {
+        self.lock().recorded(sequence);
+    }
+
+    /// The recording is complete: its playlist is written.
+    pub fn finish(&self) {
+        self.lock().finished = true;
+    }
+
+    /// Whether the recording is complete.
+    pub fn is_finished(&self) -> bool {
+        self.lock().finished
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+
+    /// Bytes that wait and are in no window any more.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Segments that were lost to the recording.
+    pub fn gaps(&self) -> u64 {
+        self.lock().gaps
+    }
+
+    /// Critical sections leave the state whole at every step.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn add(&mut self, published: &Arc<Published>) {
+        let map_hour = match (&self.map, published.map.as_deref()) {
+            (Some(map), Some(file)) => {
+                map.uri.split_once('/').filter(|(_, name)| *name == file.name).map(|(hour, _)| hour)
+            }
+            _ => None,
+        };
+        let map_hour = map_hour.map_or_else(|| hour(published.listed.program_date_time_ms), str::to_owned);
+        let entry = RecordedSegment::of(published, &map_hour);
+        self.add_missing(&entry);
+        self.map.clone_from(&entry.map);
+        self.next = entry.sequence + 1;
+        self.next_ms = Some(entry.program_date_time_ms + entry.duration / media::sample::TICKS_PER_MS);
+        let gap = entry.gap;
+        self.gaps += u64::from(gap);
+        self.push(Waiting { entry, published: Some(published.clone()).filter(|_| !gap) });
+    }
+
+    /// Gaps for segments that came and went while nobody noted them. How long each was is not known any more; how
+    /// long they were together is.
+    fn add_missing(&mut self, before: &RecordedSegment) {
+        let Some(missing) = before.sequence.checked_sub(self.next).filter(|missing| *missing > 0) else { return };
+        let from_ms = self.next_ms.unwrap_or(before.program_date_time_ms);
+        let each_ms = (before.program_date_time_ms - from_ms).max(0) / i64::try_from(missing).unwrap_or(i64::MAX);
+        for n in 0..missing.min(MAX_WAITING as u64) {
+            let sequence = self.next + n;
+            let program_date_time_ms = from_ms + each_ms * n.cast_signed();
+            let mut entry = before.clone();
+            entry.file.uri = format!("{}/0-{sequence}", hour(program_date_time_ms));
+            entry.file.sha256.clear();
+            let duration = each_ms * media::sample::TICKS_PER_MS;
+            let entry = RecordedSegment {
+                sequence,
+                program_date_time_ms,
+                duration,
+                gap: true,
+                bytes: 0,
+                discontinuity: false,
+                ..entry
+            };
+            self.gaps += 1;
+            self.push(Waiting { entry, published: None });
+        }
+    }
+
+    fn push(&mut self, waiting: Waiting) {
+        self.waiting.push_back(waiting);
+        if self.waiting.len() > MAX_WAITING {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        let Some(waiting) = self.waiting.pop_front() else { return };
+        if self.left > 0 {
+            self.left -= 1;
+            self.give_back(waiting.bytes());
+        }
+    }
+
+    /// Counts those that are older than everything in the window.
+    fn count(&mut self, oldest: u64) {
+        while self.waiting.get(self.left).is_some_and(|waiting| waiting.entry.sequence < oldest) {
+            let bytes = self.waiting[self.left].bytes();
+            self.bytes += bytes;
+            TOGETHER.fetch_add(bytes, Ordering::Relaxed);
+            self.left += 1;
+        }
+    }
+
+    fn give_back(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        TOGETHER.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn recorded(&mut self, sequence: u64) {
+        while self.waiting.front().is_some_and(|waiting| waiting.entry.sequence <= sequence) {
+            self.pop();
+        }
+    }
+
+    /// Makes gaps of the oldest segments until the rest is within bounds.
+    fn shrink(&mut self, max_bytes: usize) {
+        for n in 0..self.left {
+            if self.bytes <= max_bytes && TOGETHER.load(Ordering::Relaxed) <= MAX_BYTES_TOGETHER {
+                break;
+            }
+            let waiting = &mut self.waiting[n];
+            let bytes = waiting.bytes();
+            if waiting.published.take().is_some() {
+                waiting.entry.gap = true;
+                self.gaps += 1;
+                self.give_back(bytes);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use media::hls::ListedSegment;
+    use tokio::time::Instant;
+
+    const LENGTH: usize = 1000;
+
+    fn published(sequence: u64) -> Arc<Published> {
+        let name = format!("0-{sequence}.m4s");
+        let listed = ListedSegment {
+            uri: name.clone(),
+            map: Some("0-1.mp4".to_owned()),
+            duration: 180_000,
+            discontinuity: false,
+            program_date_time_ms: 1_800_000_000_000 + 2000 * sequence.cast_signed(),
+            gap: false,
+        };
+        let file = |name: &str| File {
+            name: name.to_owned(),
+            bytes: bytes::Bytes::from(vec![1; LENGTH]).into(),
+            digest: [7; 32],
+        };
+        let map = Some(Arc::new(file("0-1.mp4")));
+        Arc::new(Published { sequence, listed, file: file(&name), map, parts: Vec::new() })
+    }
+
+    /// A window that lists the segments of a range.
+    fn window(listed: std::ops::Range<u64>) -> Snapshot {
+        Snapshot { listed: listed.map(published).collect(), ..Snapshot::default() }
+    }
+
+    fn all(spool: &Spool) -> Vec<(u64, bool)> {
+        spool.batch(100, |_| true).iter().map(|waiting| (waiting.entry.sequence, waiting.entry.gap)).collect()
+    }
+
+    #[test]
+    fn what_is_published_is_noted_once_and_leaves_when_it_is_recorded() {
+        let spool = Spool::starting_at(1);
+        spool.note(&window(1..4), 0);
+        spool.note(&window(2..6), usize::MAX);
+        assert_eq!(all(&spool), (1..6).map(|n| (n, false)).collect::<Vec<_>>());
+        assert_eq!(spool.bytes(), LENGTH, "the others are in the window");
+        spool.recorded(4);
+        assert_eq!((all(&spool), spool.bytes(), spool.gaps()), (vec![(5, false)], 0, 0));
+    }
+
+    #[test]
+    fn what_the_spool_cannot_hold_is_a_gap_and_the_oldest_goes_first() {
+        let spool = Spool::starting_at(1);
+        spool.note(&window(1..7), 2 * LENGTH);
+        spool.note(&window(6..9), 2 * LENGTH);
+        let gaps = all(&spool).into_iter().filter(|(_, gap)| *gap).map(|(sequence, _)| sequence).collect::<Vec<_>>();
+        assert_eq!((gaps, spool.bytes(), spool.gaps()), (vec![1, 2, 3], 2 * LENGTH, 3));
+        assert_eq!(spool.batch(1, |_| true)[0].files().count(), 0);
+    }
+
+    #[test]
+    fn segments_that_nobody_noted_are_gaps_as_long_as_they_were_together() {
+        let spool = Spool::starting_at(1);
+        spool.note(&window(1..2), usize::MAX);
+        spool.note(&window(4..5), usize::MAX);
+        assert_eq!(all(&spool), [(1, false), (2, true), (3, true), (4, false)]);
+        let entries: Vec<_> = spool.batch(100, |_| true).into_iter().map(|waiting| waiting.entry).collect();
+        assert!(entries.iter().all(|entry| entry.duration == 180_000), "{entries:?}");
+        assert!(entries.windows(2).all(|pair| pair[1].program_date_time_ms - pair[0].program_date_time_ms == 2000));
+    }
+
+    #[test]
+    fn a_recording_that_is_opened_again_goes_on_where_it_ended() {
+        let spool = Spool::starting_at(1);
+        spool.note(&window(1..5), usize::MAX);
+        let mut last = RecordedSegment::of(&published(2), "2026010100");
+        last.map = Some(RecordedFile { uri: "2026010100/0-1.mp4".to_owned(), sha256: "aa".to_owned() });
+        spool.opened(Some(&last));
+        spool.note(&window(3..6), usize::MAX);
+        assert_eq!(all(&spool), [(3, false), (4, false), (5, false)]);
+        let maps = spool.batch(100, |_| true).into_iter().filter_map(|waiting| waiting.entry.map);
+        assert!(maps.into_iter().all(|map| map.uri == "2026010100/0-1.mp4"));
+    }
+
+    #[test]
+    fn what_has_expired_and_can_still_be_fetched_is_in_memory_anyway() {
+        let spool = Spool::starting_at(1);
+        spool.note(&window(1..4), 0);
+        let expired = crate::snapshot::Expired { segment: published(3), until: Instant::now() };
+        spool.note(&Snapshot { expired: vec![expired], ..window(4..6) }, 0);
+        assert_eq!(all(&spool), [(1, true), (2, true), (3, false), (4, false), (5, false)]);
+    }
+}

@@ -1,0 +1,184 @@
+//! After the show: a session's recording is what was published, and says what is missing.
+
+use crate::harness::media::{CLIP, Clip, assert_same_packets, packets};
+use crate::harness::publisher::Publisher;
+use crate::harness::server::Server;
+use crate::harness::viewer::{Viewer, try_get};
+use crate::harness::wait_for;
+use chaos::faultfs::{Effect, Mount, Rule};
+use rustix::io::Errno;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// From the end of a publication to its recording: grace of 1 or 2 s, the last segment, its sync, and the playlist.
+const FINISHED: Duration = Duration::from_secs(30);
+
+fn recordings(server: &Server) -> Vec<Value> {
+    let text = try_get(&server.url("/api/v1/recordings")).expect("recordings");
+    let answer: Value = serde_json::from_slice(&text).expect("JSON");
+    answer["recordings"].as_array().expect("a list").clone()
+}
+
+/// Waits for the one recording there is to be complete.
+fn finished(server: &Server) -> Value {
+    wait_for("the recording is finished", FINISHED, || {
+        let all = recordings(server);
+        assert!(all.len() <= 1, "{all:?}");
+        all.into_iter().find(|recording| recording["state"] == "ended")
+    })
+}
+
+fn number(recording: &Value, field: &str) -> u64 {
+    recording[field].as_u64().unwrap_or_else(|| panic!("{field} of {recording}"))
+}
+
+/// A VOD as a player gets it.
+struct Vod {
+    playlist: m3u8_rs::MediaPlaylist,
+    text: String,
+    digests: Value,
+    base: String,
+}
+
+impl Vod {
+    fn of(server: &Server, recording: &Value) -> Self {
+        let index = server.url(recording["playlist"].as_str().expect("a playlist"));
+        assert!(String::from_utf8_lossy(&try_get(&index).expect("served")).contains("CODECS="));
+        let base = index.rsplit_once('/').expect("URL").0.to_owned();
+        let text = String::from_utf8(try_get(&format!("{base}/0.m3u8")).expect("served")).expect("text");
+        let playlist = m3u8_rs::parse_media_playlist(text.as_bytes()).expect("valid").1;
+        assert!(playlist.end_list && playlist.playlist_type == Some(m3u8_rs::MediaPlaylistType::Vod));
+        let digests = try_get(&format!("{base}/segments-sha256.json")).expect("served");
+        Self { playlist, text, digests: serde_json::from_slice(&digests).expect("JSON"), base }
+    }
+
+    fn gaps(&self) -> u64 {
+        self.text.matches("#EXT-X-GAP").count() as u64
+    }
+
+    /// A file of it, which has the digest that is listed for it.
+    fn file(&self, uri: &str) -> Vec<u8> {
+        let bytes = try_get(&format!("{}/{uri}", self.base)).unwrap_or_else(|| panic!("{uri} is listed and not there"));
+        let name = uri.rsplit_once('/').expect("an hour").1;
+        let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(self.digests[name], digest, "{uri}");
+        bytes
+    }
+
+    /// Segments with their URIs; of gaps none.
+    fn segments(&self) -> Vec<(String, Vec<u8>)> {
+        let is_gap = |segment: &m3u8_rs::MediaSegment| segment.unknown_tags.iter().any(|tag| tag.tag == "X-GAP");
+        let there = self.playlist.segments.iter().filter(|segment| !is_gap(segment));
+        there.map(|segment| (segment.uri.clone(), self.file(&segment.uri))).collect()
+    }
+
+    /// All of it behind its initialization section, for other readers.
+    fn write(&self, directory: &Path) -> PathBuf {
+        let map = self.playlist.segments[0].map.as_ref();
+        let file = directory.join(if map.is_some() { "vod.mp4" } else { "vod.ts" });
+        let mut bytes = map.map(|map| self.file(&map.uri)).unwrap_or_default();
+        self.segments().into_iter().for_each(|(_, segment)| bytes.extend(segment));
+        std::fs::write(&file, bytes).expect("written");
+        file
+    }
+}
+
+fn becomes_a_vod(container: &str) {
+    let clip = Clip { seconds: 13, ..CLIP };
+    let server = Server::start(&["--record", "--grace", "1", "--container", container]);
+    let publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
+    wait_for("it is listed while it is live", FINISHED, || {
+        recordings(&server).first().filter(|recording| recording["state"] == "live").map(drop)
+    });
+    assert!(publisher.finish(Duration::from_secs(60)));
+    let recording = finished(&server);
+    let vod = Vod::of(&server, &recording);
+    assert_eq!((vod.gaps(), number(&recording, "gaps")), (0, 0));
+    assert_eq!(number(&recording, "segments"), vod.playlist.segments.len() as u64);
+    let directory = tempfile::tempdir().expect("temporary directory");
+    assert_same_packets(&clip.flv(), &vod.write(directory.path()), &["v", "a"]);
+    // As a player reads it, playlist and all.
+    let played = packets(Path::new(&server.url(recording["playlist"].as_str().expect("a playlist"))), "v");
+    assert_eq!(played.len(), packets(&clip.flv(), "v").len());
+    // Removed from the health address only, and gone then.
+    let id = recording["id"].as_str().expect("an id");
+    let path = format!("/api/v1/recordings/{id}");
+    assert!(ureq::delete(&server.url(&path)).call().is_err(), "viewers remove nothing");
+    let removed = ureq::delete(&format!("http://{}{path}", server.health)).call().expect("removed");
+    assert_eq!(removed.status().as_u16(), 204);
+    assert!(recordings(&server).is_empty());
+    assert!(try_get(&format!("{}/0.m3u8", vod.base)).is_none());
+}
+
+#[test]
+fn a_recorded_session_becomes_a_vod_with_every_packet() {
+    becomes_a_vod("cmaf");
+}
+
+#[test]
+fn a_recorded_session_in_mpeg_ts_becomes_a_vod_with_every_packet() {
+    becomes_a_vod("mpegts");
+}
+
+#[test]
+fn a_session_that_met_kill_9_and_a_reconnect_is_one_recording_and_what_viewers_got_is_in_it() {
+    let clip = Clip { b_frames: 0, ..CLIP };
+    let options = ["--record", "--grace", "20"];
+    let server = Server::start(&options);
+    let first = Publisher::looping(clip, &server.publish_url("show"));
+    let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
+    let begun = wait_for("something is recorded", FINISHED, || recordings(&server).first().cloned());
+    let server = server.kill_and_restart(&options);
+    drop(first);
+    let second = Publisher::looping(clip, &server.publish_url("show"));
+    wait_for("new segments", FINISHED, || {
+        (server.metric("steadycast_stream_segments_published_total", "live/show") >= 3.0).then_some(())
+    });
+    second.kill();
+    let seen = viewer.finish();
+    let recording = finished(&server);
+    assert_eq!((&recording["id"], &recording["published_at_ms"]), (&begun["id"], &begun["published_at_ms"]));
+    assert_eq!(number(&recording, "epochs"), 2);
+    let vod = Vod::of(&server, &recording);
+    assert_eq!(vod.gaps(), number(&recording, "gaps"));
+    assert_eq!(vod.playlist.segments.iter().filter(|segment| segment.discontinuity).count(), 1);
+    let recorded = vod.segments();
+    for (uri, bytes) in &recorded {
+        let name = uri.rsplit_once('/').expect("an hour").1;
+        if let Some(seen) = seen.segments.values().find(|seen| seen.uri == name) {
+            assert!(seen.bytes == *bytes, "{uri} is not what viewers got");
+        }
+    }
+    assert!(recorded.len() >= 5, "{recording}");
+}
+
+#[test]
+fn what_storage_did_not_take_in_time_is_a_gap_and_nothing_else_is() {
+    let directories = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
+    let [source, point] = directories.each_ref().map(tempfile::TempDir::path);
+    let mount = Mount::new(source, point, 1).expect("faultfs");
+    // Nothing is held for the recording beyond what viewers may still fetch.
+    let server = Server::start_on(point, &["--record", "--spool", "0", "--window", "3", "--grace", "1"]);
+    let clip = Clip { seconds: 60, ..CLIP };
+    let publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
+    let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
+    wait_for("something is recorded", FINISHED, || recordings(&server).first().cloned());
+    mount.rules().set(vec![Rule::always(None, Effect::Errno(Errno::IO.raw_os_error()))]).expect("few");
+    let gaps = || server.metric("steadycast_stream_recording_gaps_total", "live/show");
+    wait_for("the recording lacks something", Duration::from_secs(60), || (gaps() >= 2.0).then_some(()));
+    mount.rules().set(Vec::new()).expect("none");
+    assert!(publisher.finish(Duration::from_secs(120)), "the encoder noticed something");
+    let seen = viewer.finish();
+    seen.assert_consecutive();
+    let recording = finished(&server);
+    let vod = Vod::of(&server, &recording);
+    assert!(vod.gaps() >= 2 && vod.gaps() == number(&recording, "gaps"), "{recording}");
+    assert_eq!(vod.playlist.segments.len(), seen.segments.len(), "every segment is there or a gap");
+    for (uri, bytes) in vod.segments() {
+        let name = uri.rsplit_once('/').expect("an hour").1;
+        let seen = seen.segments.values().find(|seen| seen.uri == name).expect("viewers got it");
+        assert!(seen.bytes == bytes, "{uri} is not what viewers got");
+    }
+}

@@ -25,9 +25,8 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub fn monitoring(exporter: Exporter, health: Health) -> Router {
     Router::new()
         .route("/metrics", get(metrics).with_state(exporter))
-        .route("/healthz", get(healthz).with_state(health))
-        // It is ready when it listens; what a drain changes about that comes with the drain.
-        .route("/readyz", get(async || Json(serde_json::json!({ "ready": true }))))
+        .route("/healthz", get(healthz).with_state(health.clone()))
+        .route("/readyz", get(readyz).with_state(health))
 }
 
 async fn metrics(State(exporter): State<Exporter>) -> Response {
@@ -42,6 +41,12 @@ async fn healthz(State(health): State<Health>) -> Response {
     let report = health.report(Instant::now());
     let status = if report.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report)).into_response()
+}
+
+async fn readyz(State(health): State<Health>) -> Response {
+    let readiness = health.readiness(Instant::now());
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness)).into_response()
 }
 
 /// `/api/v1/…`

@@ -33,7 +33,7 @@ Let others publish, with a stream key:
   ffmpeg … -f flv 'rtmp://HOST/live/show?key=SECRET'";
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Serve until told to stop.
     Serve,
@@ -41,6 +41,14 @@ pub enum Command {
     Demo,
     /// Check the configuration, print what is in effect, and exit.
     CheckConfig,
+    /// Write a recording into one MP4 file, without encoding it again; also while the server runs.
+    Export {
+        /// The session, as in the list of recordings: APPLICATION/NAME/SESSION, or SESSION alone.
+        session: String,
+        /// The file [default: NAME-SESSION.mp4].
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
 }
 
 /// Options by the name of the field they override.
@@ -58,6 +66,9 @@ pub struct Overrides {
     /// Directory of the archive [default: steadycast-data].
     #[arg(long, global = true, value_name = "DIR", env = "STEADYCAST_DATA")]
     data: Option<String>,
+    /// An archive of its own for an application: APPLICATION=DIRECTORY, such as live=/mnt/nas. Repeat it for others.
+    #[arg(long, global = true, value_name = "APP=DIR", env = "STEADYCAST_ARCHIVE", value_delimiter = ',')]
+    archive: Vec<String>,
     /// Directory for continuity records; should be on tmpfs [default: /run/steadycast or the user's].
     #[arg(long, global = true, value_name = "DIR", env = "STEADYCAST_RUNTIME_DIR")]
     runtime_dir: Option<String>,
@@ -82,6 +93,15 @@ pub struct Overrides {
     /// What a stream may hold in memory for its recording while storage fails, MiB, 0 to 1024 [default: 64].
     #[arg(long, global = true, value_name = "MIB", env = "STEADYCAST_SPOOL")]
     spool: Option<String>,
+    /// Hours a recording is kept after its end; 0 for ever [default: 0].
+    #[arg(long, global = true, value_name = "HOURS", env = "STEADYCAST_KEEP_HOURS")]
+    keep_hours: Option<String>,
+    /// GiB of recordings an archive keeps, the latest; 0 without limit [default: 0].
+    #[arg(long, global = true, value_name = "GIB", env = "STEADYCAST_KEEP_GIB")]
+    keep_gib: Option<String>,
+    /// GiB to be free on an archive's file system, else the oldest recordings go; 0 for no matter what [default: 0].
+    #[arg(long, global = true, value_name = "GIB", env = "STEADYCAST_FREE_GIB")]
+    free_gib: Option<String>,
     /// Log format: auto, human or json [default: auto].
     #[arg(long, global = true, value_name = "FORMAT", env = "STEADYCAST_LOG")]
     log: Option<String>,
@@ -110,12 +130,16 @@ impl Overrides {
             ("sync", &self.sync),
             ("record", &self.record),
             ("spool", &self.spool),
+            ("keep-hours", &self.keep_hours),
+            ("keep-gib", &self.keep_gib),
+            ("free-gib", &self.free_gib),
             ("log", &self.log),
         ];
         let given = options.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value)));
+        let archives = self.archive.iter().map(|archive| ("archive", archive.clone()));
         let keys = self.key.iter().map(|key| ("key", key.clone()));
         let chaos = self.chaos.then(|| ("chaos", "true".to_owned()));
-        given.chain(keys).chain(chaos).collect()
+        given.chain(archives).chain(keys).chain(chaos).collect()
     }
 }
 

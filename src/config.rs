@@ -11,6 +11,7 @@ use std::time::Duration;
 use storage::StreamName;
 use storage::disk::SyncPolicy;
 use storage::live::LiveSettings;
+use storage::retention::Limits;
 use thiserror::Error;
 
 /// Fewest segments that keep three target durations and one segment in the playlist.
@@ -21,6 +22,8 @@ const MAX_WINDOW: usize = 1000;
 const MAX_SPOOL_MIB: usize = storage::spool::MAX_BYTES_TOGETHER >> 20;
 /// Held back by default, MiB: nine minutes of a megabit per second.
 const DEFAULT_SPOOL_MIB: usize = 64;
+/// Most archives of applications' own: each has threads of its own, and is waited for at the start.
+const MAX_ARCHIVES: usize = 16;
 /// Longest grace: a day.
 const MAX_GRACE_S: u64 = 86_400;
 
@@ -56,6 +59,8 @@ pub struct Config {
     pub health: SocketAddr,
     /// Directory of the archive.
     pub data: PathBuf,
+    /// Directories of applications that have an archive of their own.
+    pub archives: BTreeMap<String, PathBuf>,
     /// Directory of continuity records.
     pub runtime_dir: PathBuf,
     /// Target duration of segments, seconds.
@@ -72,6 +77,12 @@ pub struct Config {
     pub record: bool,
     /// What a stream may hold for its recording while storage fails, MiB.
     pub spool_mib: usize,
+    /// Hours a recording is kept after its end; 0 for ever.
+    pub keep_hours: u32,
+    /// GiB of recordings in an archive; 0 without limit.
+    pub keep_gib: u32,
+    /// GiB that are to be free on an archive's file system; 0 for no matter what.
+    pub free_gib: u32,
     /// How the log is written.
     pub log: LogFormat,
     /// Stream keys by `application/name` or `application/*`.
@@ -87,6 +98,7 @@ impl Default for Config {
             http: SocketAddr::from(([0, 0, 0, 0], 8080)),
             health: SocketAddr::from(([127, 0, 0, 1], 8081)),
             data: PathBuf::from("steadycast-data"),
+            archives: BTreeMap::new(),
             runtime_dir: default_runtime_dir(),
             target_duration: 2,
             window: 6,
@@ -95,6 +107,9 @@ impl Default for Config {
             sync: SyncPolicy::Grouped,
             record: false,
             spool_mib: DEFAULT_SPOOL_MIB,
+            keep_hours: 0,
+            keep_gib: 0,
+            free_gib: 0,
             log: LogFormat::Auto,
             keys: BTreeMap::new(),
             chaos: false,
@@ -115,6 +130,21 @@ impl Config {
         }
     }
 
+    /// Which recordings are kept.
+    pub fn retention(&self) -> Limits {
+        let limit = |value: u32| Some(u64::from(value)).filter(|value| *value > 0);
+        Limits {
+            age: limit(self.keep_hours).map(|hours| Duration::from_secs(3600 * hours)),
+            bytes: limit(self.keep_gib).map(|gib| gib << 30),
+            free: limit(self.free_gib).map(|gib| gib << 30),
+        }
+    }
+
+    /// Directories of all archives, and the option of each.
+    pub fn directories(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        std::iter::once(("data", &*self.data)).chain(self.archives.values().map(|directory| ("archive", &**directory)))
+    }
+
     /// What is wrong only together.
     fn check_together(&self, problems: &mut Vec<Problem>) {
         let addresses = [("rtmp", self.rtmp), ("http", self.http), ("health", self.health)];
@@ -124,9 +154,13 @@ impl Config {
                 taken.map(|(other, _)| Err(format!("{address} is the address of {other}, too; each needs its own")));
             note(problems, (*field).to_owned(), mistake.unwrap_or(Ok(())));
         }
-        if self.data == self.runtime_dir {
-            let mistake = "is the archive's directory, too; each needs its own".to_owned();
-            note(problems, "runtime-dir".to_owned(), Err(mistake));
+        let directories: Vec<_> = self.directories().chain([("runtime-dir", &*self.runtime_dir)]).collect();
+        for (n, (field, directory)) in directories.iter().enumerate() {
+            if directories[..n].iter().any(|(_, other)| other == directory) {
+                let mistake =
+                    format!("{} is used twice; each archive and the records need their own", directory.display());
+                note(problems, (*field).to_owned(), Err(mistake));
+            }
         }
     }
 
@@ -137,6 +171,10 @@ impl Config {
             "http" => self.http = address(value)?,
             "health" => self.health = address(value)?,
             "data" => self.data = directory(value)?,
+            "archive" => {
+                let (app, at) = value.split_once('=').ok_or("is to be APPLICATION=DIRECTORY")?;
+                self.set_archive(app, at)?;
+            }
             "runtime-dir" => self.runtime_dir = directory(value)?,
             "target-duration" => self.target_duration = number(value, MIN_TARGET_DURATION, MAX_TARGET_DURATION)?,
             "window" => self.window = number(value, MIN_WINDOW, MAX_WINDOW)?,
@@ -147,6 +185,9 @@ impl Config {
             "sync" => self.sync = one_of(value, &[("grouped", SyncPolicy::Grouped), ("never", SyncPolicy::Never)])?,
             "record" => self.record = one_of(value, &[("true", true), ("false", false)])?,
             "spool" => self.spool_mib = number(value, 0, MAX_SPOOL_MIB)?,
+            "keep-hours" => self.keep_hours = number(value, 0, u32::MAX)?,
+            "keep-gib" => self.keep_gib = number(value, 0, u32::MAX)?,
+            "free-gib" => self.free_gib = number(value, 0, u32::MAX)?,
             "log" => {
                 self.log = one_of(
                     value,
@@ -161,6 +202,15 @@ impl Config {
                 self.set_key(stream, key)?;
             }
             _ => return Err("there is no such field; see `steadycast --help`".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn set_archive(&mut self, app: &str, at: &str) -> Result<(), String> {
+        StreamName::new(app, "any").map_err(|error| error.to_string())?;
+        self.archives.insert(app.to_owned(), directory(at)?);
+        if self.archives.len() > MAX_ARCHIVES {
+            return Err(format!("more than {MAX_ARCHIVES} archives; each has threads of its own"));
         }
         Ok(())
     }
@@ -212,6 +262,17 @@ fn read_file(path: &Path, config: &mut Config, problems: &mut Vec<Problem>) {
                     note(problems, format!("{place}: {stream}"), set);
                 }
             }
+            ("archives", toml::Value::Table(archives)) => {
+                for (app, at) in archives {
+                    let set = at.as_str().ok_or("is to be text".to_owned()).and_then(|at| config.set_archive(app, at));
+                    note(problems, format!("{place}: {app}"), set);
+                }
+            }
+            ("archives" | "archive", _) => note(
+                problems,
+                place,
+                Err("is to be a table: [archives] and below it \"live\" = \"DIRECTORY\"".to_owned()),
+            ),
             ("keys" | "key", _) => {
                 note(problems, place, Err("is to be a table: [keys] and below it \"live/show\" = \"KEY\"".to_owned()))
             }
@@ -243,7 +304,7 @@ pub fn describe(config: &Config) -> String {
     };
     let mut text = format!(
         "rtmp = \"{}\"\nhttp = \"{}\"\nhealth = \"{}\"\ndata = {:?}\nruntime-dir = {:?}\ntarget-duration = {}\nwindow = {}\n\
-         container = \"{container}\"\ngrace = {}\nsync = \"{sync}\"\nrecord = {}\nspool = {}\nlog = \"{log}\"\n",
+         container = \"{container}\"\ngrace = {}\nsync = \"{sync}\"\nrecord = {}\nspool = {}\nkeep-hours = {}\nkeep-gib = {}\nfree-gib = {}\nlog = \"{log}\"\n",
         config.rtmp,
         config.http,
         config.health,
@@ -253,15 +314,24 @@ pub fn describe(config: &Config) -> String {
         config.window,
         config.grace.as_secs(),
         config.record,
-        config.spool_mib
+        config.spool_mib,
+        config.keep_hours,
+        config.keep_gib,
+        config.free_gib
     );
+    if !config.archives.is_empty() {
+        text.push_str("\n[archives]\n");
+    }
+    for (app, directory) in &config.archives {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\"{app}\" = {directory:?}");
+    }
     if config.keys.is_empty() {
         text.push_str("# no keys: publishing is allowed from this machine only\n");
     } else {
         text.push_str("\n[keys]\n");
     }
     for stream in config.keys.keys() {
-        // Writing to a String cannot fail.
         let _ = writeln!(text, "\"{stream}\" = \"…\"");
     }
     text
@@ -342,9 +412,20 @@ mod tests {
     }
 
     #[test]
+    fn archives_of_applications_need_a_directory_each() {
+        let config = load_text("[archives]\nvod = '/tmp/a'\n", &[("archive", "news=/tmp/b")]).expect("valid");
+        assert_eq!(config.directories().count(), 3);
+        let text = "data = '/tmp/a'\n[archives]\nvod = '/tmp/a'\n'../up' = '/tmp/b'\nlive = 7\n";
+        assert_eq!(load_text(text, &[("archive", "/tmp/c")]).expect_err("mistakes").len(), 4);
+    }
+
+    #[test]
     fn what_is_described_is_read_back_and_keys_are_not_shown() {
-        let config =
-            load_text("record = true\ncontainer = 'mpegts'\ndata = '/tmp/a b'\nsync = 'never'\n", &[]).expect("valid");
+        let config = load_text(
+            "record = true\nkeep-hours = 24\nkeep-gib = 5\nfree-gib = 1\ncontainer = 'mpegts'\ndata = '/tmp/a b'\nsync = 'never'\n[archives]\n'vod' = '/tmp/c'\n",
+            &[],
+        )
+        .expect("valid");
         assert_eq!(load_text(&describe(&config), &[]).expect("valid"), config);
         let secret = load_text("[keys]\n'live/show' = 'hunter2'\n", &[]).expect("valid");
         assert!(!describe(&secret).contains("hunter2"));

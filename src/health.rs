@@ -3,8 +3,10 @@
 use actors::Vitals;
 use actors::vitals::Inside;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use storage::Mounts;
 use supervisors::watchdog::Pulse;
 
 /// A handler or a runtime that makes no progress for this long is stuck.
@@ -19,6 +21,8 @@ pub struct Health {
     pub actors: Arc<Pulse>,
     /// Of delivery's runtime.
     pub delivery: Arc<Pulse>,
+    /// Archives.
+    pub mounts: Mounts,
 }
 
 /// What is told of health.
@@ -32,6 +36,15 @@ pub struct Report {
     pub delivery_idle_seconds: f64,
     /// Handlers that do not return.
     pub stuck: Vec<Stuck>,
+}
+
+/// What is told of readiness.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Readiness {
+    /// Encoders and viewers are served, whatever storage does.
+    pub ready: bool,
+    /// How each archive is doing: `healthy`, `slow`, `full`, `failing` or `hung`.
+    pub storage: BTreeMap<String, &'static str>,
 }
 
 /// A handler that does not return.
@@ -59,6 +72,15 @@ impl Health {
     }
 }
 
+impl Health {
+    /// Whether the process serves, which degraded storage does not change.
+    pub fn readiness(&self, now: Instant) -> Readiness {
+        let storage = self.mounts.all().map(|mount| (mount.label.to_string(), mount.signs.health().label()));
+        let ready = self.actors.age(now).max(self.delivery.age(now)) < STUCK_AFTER;
+        Readiness { ready, storage: storage.collect() }
+    }
+}
+
 impl From<Inside> for Stuck {
     fn from(inside: Inside) -> Self {
         Self { actor: inside.actor, message: inside.message, seconds: inside.time.as_secs_f64() }
@@ -68,10 +90,17 @@ impl From<Inside> for Stuck {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use storage::disk::SyncPolicy;
 
     #[test]
     fn a_stuck_handler_or_runtime_is_not_healthy() {
-        let health = Health { vitals: Arc::default(), actors: Arc::default(), delivery: Arc::default() };
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mounts = Mounts::start(directory.path(), &BTreeMap::new(), SyncPolicy::Never).expect("threads");
+        let health = Health { vitals: Arc::default(), actors: Arc::default(), delivery: Arc::default(), mounts };
+        health.mounts.default().signs.set_health(storage::signs::Health::Full);
+        let readiness = health.readiness(Instant::now());
+        assert!(readiness.ready && readiness.storage["default"] == "full");
+        assert!(!health.readiness(Instant::now() + STUCK_AFTER).ready);
         assert!(health.report(Instant::now()).healthy);
         let vital = health.vitals.register("segmenter live/show".to_owned());
         let _busy = vital.enter("Pump");

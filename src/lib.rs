@@ -7,6 +7,7 @@ pub mod adopt;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod export;
 pub mod exporter;
 pub mod health;
 pub mod keys;

@@ -12,7 +12,7 @@ const LOCK: &str = ".lock";
 #[derive(Debug, Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("{0} is in use by another steadycast; give this one another {1}")]
+    #[error("{0} is in use by another steadycast; give this one another --{1}")]
     Taken(String, &'static str),
     /// It cannot be used at all.
     #[error("{0}: {1}")]
@@ -38,9 +38,9 @@ mod tests {
     #[test]
     fn a_directory_is_one_process_s() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let held = lock(directory.path(), "--data").expect("free");
-        assert!(matches!(lock(directory.path(), "--data"), Err(LockError::Taken(..))));
+        let held = lock(directory.path(), "data").expect("free");
+        assert!(matches!(lock(directory.path(), "data"), Err(LockError::Taken(..))));
         drop(held);
-        assert!(lock(directory.path(), "--data").is_ok());
+        assert!(lock(directory.path(), "data").is_ok());
     }
 }

@@ -5,7 +5,7 @@ use clap::Parser;
 use std::process::ExitCode;
 use steadycast::cli::{Cli, Command};
 use steadycast::config::Problem;
-use steadycast::{Config, Listeners, config, demo, logging, run};
+use steadycast::{Config, Listeners, config, demo, export, logging, run};
 
 /// The configuration is wrong.
 const EXIT_CONFIG: u8 = 2;
@@ -21,8 +21,11 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    let outcome = match cli.command.unwrap_or(Command::Serve) {
-        command @ (Command::Serve | Command::Demo) => serve(&config, command == Command::Demo, move || cli.load()),
+    let command = cli.command.clone().unwrap_or(Command::Serve);
+    let outcome = match command {
+        Command::Serve => serve(&config, false, move || cli.load()),
+        Command::Demo => serve(&config, true, move || cli.load()),
+        Command::Export { session, to } => export::run(&config, &session, to),
         Command::CheckConfig => {
             print!("{}", config::describe(&config));
             Ok(())

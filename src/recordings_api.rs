@@ -3,69 +3,111 @@
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
-use storage::disk::Disk;
+use std::time::Duration;
 use storage::recording::{RecordingId, SessionRecord};
-use storage::recordings::DIRECTORY;
+use storage::recordings::{DIRECTORY, MOVIE};
 use storage::snapshot::MULTIVARIANT_PLAYLIST;
-use storage::{Recordings, Registry, StreamName};
+use storage::{Mount, Mounts, Recordings, Registry, StreamName};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 /// Recordings in one answer, unless fewer are asked for.
 const MAX_PAGE: usize = 100;
-/// Requests that may wait for storage at once: it may hang, and each takes a thread.
+/// Requests that may wait for an archive at once: it may hang, and each takes a thread.
 const MAX_WAITING: usize = 4;
+/// Recordings of an archive that are exported at once: one keeps its device busy.
+const MAX_EXPORTS: usize = 1;
+/// How long an archive may take to answer.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
+/// Why a request is not done.
+type Refusal = (StatusCode, String);
+
+/// What requests need.
 #[derive(Clone)]
-struct Context {
-    recordings: Arc<Recordings>,
+pub struct Context {
+    archives: Arc<[Asked]>,
+    mounts: Mounts,
     registry: Arc<Registry>,
+}
+
+/// An archive, and room for requests that wait for it: one that hangs keeps nobody from the others.
+struct Asked {
+    mount: Mount,
     waiting: Arc<Semaphore>,
+    exporting: Arc<Semaphore>,
 }
 
 impl Context {
-    fn new(recordings: Arc<Recordings>, registry: Arc<Registry>) -> Self {
-        Self { recordings, registry, waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
+    /// Recordings of all archives.
+    pub fn new(mounts: Mounts, registry: Arc<Registry>) -> Self {
+        let asked = |mount: &Mount| Asked {
+            mount: mount.clone(),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            exporting: Arc::new(Semaphore::new(MAX_EXPORTS)),
+        };
+        Self { archives: mounts.all().map(asked).collect(), mounts, registry }
     }
 
-    /// Asks storage on a thread that may wait.
+    /// The recording that a request is for; it must not be written to any more.
+    fn ended(&self, (app, name, session): (String, String, String)) -> Result<RecordingId, Refusal> {
+        let id = StreamName::new(&app, &name).ok().and_then(|stream| RecordingId::new(stream, &session));
+        let id = id.ok_or_else(absent)?;
+        if is_live(&id, &self.registry) {
+            return Err((StatusCode::CONFLICT, "the session is live; end it first\n".to_owned()));
+        }
+        Ok(id)
+    }
+
+    /// The archive of a stream.
+    fn of(&self, stream: &StreamName) -> &Asked {
+        let label = &self.mounts.of(stream).label;
+        self.archives.iter().find(|asked| asked.mount.label == *label).unwrap_or(&self.archives[0])
+    }
+}
+
+impl Asked {
+    /// Asks storage on a thread that may wait; an answer that does not come is given up.
     async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Recordings) -> io::Result<T> + Send + 'static,
-    ) -> Result<T, Response> {
-        let busy = |sentence: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{sentence}\n")).into_response();
+    ) -> Result<T, Refusal> {
+        let busy = |sentence: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{sentence}\n"));
         let Ok(permit) = self.waiting.clone().try_acquire_owned() else {
             return Err(busy("storage is busy; try again later".to_owned()));
         };
-        let recordings = self.recordings.clone();
+        let recordings = self.mount.recordings.clone();
         let asked = tokio::task::spawn_blocking(move || {
             let answer = question(&recordings);
             drop(permit);
             answer
         });
-        match asked.await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(busy(format!("storage answers: {error}"))),
-            Err(error) => Err(busy(error.to_string())),
+        match tokio::time::timeout(ANSWERED_WITHIN, asked).await {
+            Ok(Ok(Ok(answer))) => Ok(answer),
+            Ok(Ok(Err(error))) => Err(busy(format!("storage answers: {error}"))),
+            Ok(Err(error)) => Err(busy(error.to_string())),
+            Err(_) => Err(busy("storage does not answer; try again later".to_owned())),
         }
     }
 }
 
 /// `GET /api/v1/recordings`.
-pub fn reading(recordings: Arc<Recordings>, registry: Arc<Registry>) -> Router {
-    Router::new().route("/api/v1/recordings", get(list)).with_state(Context::new(recordings, registry))
+pub fn reading(context: Context) -> Router {
+    Router::new().route("/api/v1/recordings", get(list)).with_state(context)
 }
 
-/// `DELETE /api/v1/recordings/APPLICATION/NAME/SESSION`.
-pub fn removing(recordings: Arc<Recordings>, registry: Arc<Registry>) -> Router {
+/// `DELETE /api/v1/recordings/APPLICATION/NAME/SESSION`, and `POST …/export` for one MP4 file of it.
+pub fn changing(context: Context) -> Router {
     Router::new()
         .route("/api/v1/recordings/{app}/{name}/{session}", delete(remove))
-        .with_state(Context::new(recordings, registry))
+        .route("/api/v1/recordings/{app}/{name}/{session}/export", post(export))
+        .with_state(context)
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,13 +133,20 @@ struct Recording {
     duration_ms: i64,
     /// Once it has ended.
     playlist: Option<String>,
+    /// Once it was exported.
+    movie: Option<String>,
+    movie_bytes: Option<u64>,
 }
 
 async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Response {
-    let records = match context.ask(Recordings::all).await {
-        Ok(records) => records,
-        Err(response) => return response,
-    };
+    let (mut records, mut unavailable) = (Vec::new(), Vec::new());
+    let asked = context.archives.iter().map(|asked| async move { (asked, asked.ask(Recordings::all).await) });
+    for (asked, answer) in join_all(asked).await {
+        match answer {
+            Ok(found) => records.extend(found),
+            Err(_) => unavailable.push(&*asked.mount.label),
+        }
+    }
     let limit = page.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
     let mut all: Vec<_> = records.into_iter().map(|record| of(record, &context.registry)).collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
@@ -105,7 +154,10 @@ async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Respo
         all.into_iter().filter(|found| page.after.as_ref().is_none_or(|after| found.id > *after)).collect();
     let next = (page.len() > limit).then(|| page[limit - 1].id.clone());
     page.truncate(limit);
-    Json(serde_json::json!({ "recordings": page, "next": next })).into_response()
+    // What other archives have is worth an answer; nothing at all is not.
+    let none = unavailable.len() == context.archives.len();
+    let status = if none { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, Json(serde_json::json!({ "recordings": page, "next": next, "unavailable": unavailable }))).into_response()
 }
 
 fn of(record: SessionRecord, registry: &Registry) -> Recording {
@@ -129,27 +181,53 @@ fn of(record: SessionRecord, registry: &Registry) -> Recording {
         bytes: record.bytes,
         duration_ms: record.duration_ms,
         playlist: ended.then(|| format!("/{DIRECTORY}/{id}/{MULTIVARIANT_PLAYLIST}")),
+        movie: record.movie_bytes.map(|_| format!("/{DIRECTORY}/{id}/{MOVIE}")),
+        movie_bytes: record.movie_bytes,
         id,
     }
 }
 
-async fn remove(
-    State(context): State<Context>,
-    Path((app, name, session)): Path<(String, String, String)>,
-) -> Result<StatusCode, Response> {
-    let absent = || (StatusCode::NOT_FOUND, "there is no such recording\n").into_response();
-    let id = StreamName::new(&app, &name).ok().and_then(|stream| RecordingId::new(stream, &session));
-    let id = id.ok_or_else(absent)?;
-    if is_live(&id, &context.registry) {
-        let sentence = "the session is live; end it first\n";
-        return Err((StatusCode::CONFLICT, sentence).into_response());
-    }
-    let removed = context.ask(move |recordings| match recordings.remove(&id) {
+type Named = Path<(String, String, String)>;
+
+async fn remove(State(context): State<Context>, Path(named): Named) -> Result<StatusCode, Refusal> {
+    let id = context.ended(named)?;
+    let removed = context.of(&id.stream).ask(move |recordings| match recordings.remove(&id) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     });
     if removed.await? { Ok(StatusCode::NO_CONTENT) } else { Err(absent()) }
+}
+
+/// Makes the file on a thread of its own, for as long as that takes; the list of recordings tells when it is there.
+async fn export(State(context): State<Context>, Path(named): Named) -> Result<StatusCode, Refusal> {
+    let id = context.ended(named)?;
+    let asked = context.of(&id.stream);
+    let found = id.clone();
+    if asked.ask(move |recordings| recordings.read(&found)).await?.is_none() {
+        return Err(absent());
+    }
+    let Ok(permit) = asked.exporting.clone().try_acquire_owned() else {
+        let sentence = "another recording is being exported; try again later\n";
+        return Err((StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned()));
+    };
+    let recordings = asked.mount.recordings.clone();
+    let work = move || {
+        match recordings.keep_movie(&id) {
+            Ok(exported) if exported.damaged == 0 => info!(recording = path(&id), exported.bytes, "exported"),
+            Ok(exported) => warn!(recording = path(&id), exported.damaged, "exported without damaged segments"),
+            Err(error) => warn!(recording = path(&id), %error, "not exported"),
+        }
+        drop(permit);
+    };
+    match std::thread::Builder::new().name("export".to_owned()).spawn(work) {
+        Ok(_) => Ok(StatusCode::ACCEPTED),
+        Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))),
+    }
+}
+
+fn absent() -> Refusal {
+    (StatusCode::NOT_FOUND, "there is no such recording\n".to_owned())
 }
 
 fn path(id: &RecordingId) -> String {
@@ -162,15 +240,17 @@ fn is_live(id: &RecordingId, registry: &Registry) -> bool {
     stream.is_some_and(|stream| stream.session.id == id.session && !stream.spool.is_finished())
 }
 
-/// Has recordings finished whose sessions ended without it, on a disk thread: nobody waits for that.
-pub fn finish_interrupted(recordings: &Arc<Recordings>, disk: &Disk, registry: &Arc<Registry>) {
-    let (recordings, registry) = (recordings.clone(), registry.clone());
-    let submitted = disk.submit(move |_| match recordings.finish_interrupted(|id| is_live(id, &registry)) {
-        Ok(0) => {}
-        Ok(finished) => info!(finished, "recordings finished whose sessions had been interrupted"),
-        Err(error) => warn!(%error, "interrupted recordings cannot be finished; the next start tries again"),
-    });
-    if submitted.is_err() {
-        warn!("interrupted recordings are not finished: storage is busy; the next start tries again");
+/// Has recordings finished whose sessions ended without it, on disk threads: nobody waits for that.
+pub fn finish_interrupted(mounts: &Mounts, registry: &Arc<Registry>) {
+    for mount in mounts.all() {
+        let (recordings, registry) = (mount.recordings.clone(), registry.clone());
+        let submitted = mount.disk.submit(move |_| match recordings.finish_interrupted(|id| is_live(id, &registry)) {
+            Ok(0) => {}
+            Ok(finished) => info!(finished, "recordings finished whose sessions had been interrupted"),
+            Err(error) => warn!(%error, "interrupted recordings cannot be finished; the next start tries again"),
+        });
+        if submitted.is_err() {
+            warn!("interrupted recordings are not finished: storage is busy; the next start tries again");
+        }
     }
 }

@@ -13,15 +13,13 @@ use ractor::Actor;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use storage::Numbers;
-use storage::archive::LocalDirectory;
 use storage::continuity::Records;
-use storage::disk::Disk;
-use storage::{Archive, Recordings, Registry};
+use storage::{Mounts, Registry};
 use supervisors::root::{self, Root};
 use supervisors::tree::Environment;
 use supervisors::watchdog::{BEAT, Pulse};
@@ -83,33 +81,35 @@ pub struct Outside<S> {
 
 /// Runs until `shutdown` completes, or until the root of the tree fails.
 pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<Output = ()>>) -> anyhow::Result<()> {
-    let _runtime_lock = locks::lock(&config.runtime_dir, "--runtime-dir")?;
-    let _data_lock = lock_archive(config)?;
-    let archive: Arc<dyn Archive> = Arc::new(LocalDirectory::at(&config.data));
-    let disk = Disk::start(archive, config.sync).context("disk threads")?;
+    let _runtime_lock = locks::lock(&config.runtime_dir, "runtime-dir")?;
+    let _data_locks = config
+        .directories()
+        .map(|(option, directory)| lock_archive(option, directory))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mounts = Mounts::start(&config.data, &config.archives, config.sync).context("disk threads")?;
     let records = Records::open(&config.runtime_dir).context("runtime directory")?;
     let settings = config.live_settings();
-    let archived = highest_numbers(&disk);
+    let archived = highest_numbers(&mounts);
     // A start without records beside an archive that is not empty: the streams of unknown names may be
     // those whose encoders are on their way back.
     let without_state = records.is_empty() && archived != Some(Numbers::default());
     let settling = if without_state { settings.grace } else { Duration::ZERO };
     let registry = Registry::settling_until(Instant::now() + settling);
-    adopt(&records, &disk, &registry, settings).context("continuity records")?;
-    let recordings = Arc::new(Recordings::at(&config.data));
-    recordings_api::finish_interrupted(&recordings, &disk, &registry);
+    adopt(&records, &mounts, &registry, settings).context("continuity records")?;
+    recordings_api::finish_interrupted(&mounts, &registry);
     let used = archived.unwrap_or_default();
-    let environment = Environment { registry, records, vitals: Arc::default(), settings, used, disk, recordings };
+    let retention = config.retention();
+    let environment = Environment { registry, records, vitals: Arc::default(), settings, used, mounts, retention };
     Worker::new(config, environment, outside.dropped_lines)?.run(listeners, outside.shutdown, outside.reload)
 }
 
 /// The archive's lock. Storage that fails does not keep the show from going on; another process does.
-fn lock_archive(config: &Config) -> anyhow::Result<Option<std::fs::File>> {
+fn lock_archive(option: &'static str, directory: &Path) -> anyhow::Result<Option<std::fs::File>> {
     let (locked, lock) = sync_channel(1);
-    let directory = config.data.clone();
-    let locking = move || drop(locked.send(locks::lock(&directory, "--data")));
+    let place = directory.to_owned();
+    let locking = move || drop(locked.send(locks::lock(&place, option)));
     thread::Builder::new().name("archive-lock".to_owned()).spawn(locking)?;
-    let hung = || locks::LockError::Io(config.data.display().to_string(), io::ErrorKind::TimedOut.into());
+    let hung = || locks::LockError::Io(directory.display().to_string(), io::ErrorKind::TimedOut.into());
     match lock.recv_timeout(LOCK_DEADLINE).unwrap_or_else(|_| Err(hung())) {
         Ok(file) => Ok(Some(file)),
         Err(error @ locks::LockError::Taken(..)) => Err(error.into()),
@@ -125,20 +125,25 @@ struct Worker {
     keys: Arc<StaticKeys>,
     health: Health,
     exporter: Exporter,
-    data: PathBuf,
+    recordings_api: recordings_api::Context,
     chaos: bool,
 }
 
 impl Worker {
     fn new(config: &Config, environment: Environment, dropped_lines: ErrorCounter) -> anyhow::Result<Self> {
         let exporter = Exporter::install(environment.registry.clone(), dropped_lines)?;
-        let health = Health { vitals: environment.vitals.clone(), actors: Arc::default(), delivery: Arc::default() };
+        let health = Health {
+            vitals: environment.vitals.clone(),
+            actors: Arc::default(),
+            delivery: Arc::default(),
+            mounts: environment.mounts.clone(),
+        };
         Ok(Self {
+            recordings_api: recordings_api::Context::new(environment.mounts.clone(), environment.registry.clone()),
             environment,
             keys: Arc::new(StaticKeys::new(config.keys.clone())),
             health,
             exporter,
-            data: config.data.clone(),
             chaos: config.chaos,
         })
     }
@@ -191,8 +196,8 @@ impl Worker {
     ) -> anyhow::Result<thread::JoinHandle<()>> {
         http.set_nonblocking(true)?;
         let router = delivery::viewers::router(self.environment.registry.clone())
-            .merge(delivery::recordings::router(&self.data))
-            .merge(recordings_api::reading(self.environment.recordings.clone(), self.environment.registry.clone()))
+            .merge(delivery::recordings::router(&self.environment.mounts))
+            .merge(recordings_api::reading(self.recordings_api.clone()))
             .merge(admin::api(self.environment.registry.clone()))
             .merge(admin::monitoring(self.exporter.clone(), self.health.clone()));
         let pulse = self.health.delivery.clone();
@@ -214,10 +219,9 @@ impl Worker {
     fn start_health(&self, listener: TcpListener, root: ractor::ActorRef<root::Msg>) -> anyhow::Result<()> {
         listener.set_nonblocking(true)?;
         let exporter = self.exporter.clone();
-        let (recordings, registry) = (self.environment.recordings.clone(), self.environment.registry.clone());
         let mut router = admin::monitoring(exporter.clone(), self.health.clone())
-            .merge(recordings_api::reading(recordings.clone(), registry.clone()))
-            .merge(recordings_api::removing(recordings, registry));
+            .merge(recordings_api::reading(self.recordings_api.clone()))
+            .merge(recordings_api::changing(self.recordings_api.clone()));
         if self.chaos {
             warn!("fault injection is offered on the health address");
             router = router.merge(admin::chaos(root));

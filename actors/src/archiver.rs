@@ -6,6 +6,7 @@ mod commit;
 
 use crate::events;
 use crate::fault::Fault;
+use crate::operations::{Answer, Operations, Turn};
 use crate::steps::until_step;
 use crate::vitals::{Vital, Vitals};
 use commit::{Commit, Spares};
@@ -16,17 +17,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use storage::archive::{Aside, Documents};
-use storage::disk::{Busy, Disk, HUNG_AFTER};
+use storage::disk::{Busy, Disk};
 use storage::snapshot::{DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
 use storage::{Archive, LiveStream, Registry, Snapshot};
 use tokio::time::{Duration, Instant};
 
 /// How often window and archive are compared.
 const TICK: Duration = Duration::from_secs(1);
-/// First wait after a failed operation; it doubles up to the longest.
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-/// Longest wait after a failed operation: storage that heals is used again within this.
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Files written in one go, so that one stream's backlog does not keep a disk thread from the others.
 const MAX_FILES: usize = 16;
 
@@ -75,17 +72,14 @@ impl Actor for Archiver {
         let Args { stream, disk, registry, .. } = args;
         Ok(State {
             stream,
-            disk,
+            operations: Operations::on(disk),
             registry,
             opened: false,
-            ticket: 0,
-            in_flight: None,
             abandoned: Fence::default(),
             plan: None,
             replicated: None,
             spares: Spares::default(),
-            failures: 0,
-            retry_at: None,
+            is_behind: false,
             vital,
         })
     }
@@ -98,10 +92,10 @@ impl Actor for Archiver {
                 myself.send_after(until_step(TICK), || Msg::Tick);
                 state.tick(&myself, now);
             }
-            Msg::Opened(ticket, result) => state.opened(ticket, result, now),
+            Msg::Opened(ticket, result) => state.opened(&myself, ticket, result, now),
             Msg::Written(ticket, result) => state.written(&myself, ticket, result, now),
             Msg::Synced(ticket, result) => state.synced(&myself, ticket, result, now),
-            Msg::Committed(ticket, result) => state.committed(ticket, result, now),
+            Msg::Committed(ticket, result) => state.committed(&myself, ticket, result, now),
             Msg::Fail(fault) => fault.strike()?,
         }
         Ok(())
@@ -160,36 +154,32 @@ impl Drop for Fence {
     }
 }
 
-/// One operation at a time, with a ticket that tells its answer from that of an abandoned one.
+/// What is being done, and what is known of the archive.
 pub struct State {
     stream: Arc<LiveStream>,
-    disk: Arc<Disk>,
+    operations: Operations,
     registry: Arc<Registry>,
     opened: bool,
-    ticket: u64,
-    in_flight: Option<Instant>,
     abandoned: Fence,
     /// What is written aside and waits for its sync. Kept here and not with the sync, which may hang.
     plan: Option<(Plan, Vec<Aside>)>,
     /// Version of the snapshot that nothing is missing of.
     replicated: Option<u64>,
     spares: Spares,
-    failures: u32,
-    retry_at: Option<Instant>,
+    /// More files are to be written than were.
+    is_behind: bool,
     vital: Arc<Vital>,
 }
 
 impl State {
     fn tick(&mut self, myself: &ActorRef<Msg>, now: Instant) {
-        if let Some(since) = self.in_flight {
-            if now.saturating_duration_since(since) < 2 * HUNG_AFTER {
-                return;
+        match self.operations.turn(now) {
+            Turn::Begin => {}
+            Turn::Wait => return,
+            Turn::GiveUp => {
+                events::archive_operation_abandoned(&self.stream);
+                return self.failed(now);
             }
-            events::archive_operation_abandoned(&self.stream);
-            self.failed(now);
-        }
-        if self.retry_at.is_some_and(|at| now < at) {
-            return;
         }
         if !self.opened {
             return self.open(myself, now);
@@ -231,10 +221,11 @@ impl State {
         );
     }
 
-    fn opened(&mut self, ticket: u64, result: io::Result<BTreeMap<String, u64>>, now: Instant) {
+    fn opened(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<BTreeMap<String, u64>>, now: Instant) {
         if let Some(held) = self.answered(ticket, result, now) {
             self.stream.ledger.replace(held);
             self.opened = true;
+            self.tick(myself, now);
         }
     }
 
@@ -256,10 +247,7 @@ impl State {
         if let Some((_, asides)) = &mut self.plan {
             *asides = written;
         }
-        self.in_flight = Some(now);
-        let (myself, ticket) = (myself.clone(), self.ticket);
-        let sync = move |result| drop(myself.send_message(Msg::Synced(ticket, result)));
-        if self.disk.sync(sync).is_err() {
+        if let Err(Busy) = self.operations.sync(myself, now, Msg::Synced) {
             self.failed(now);
         }
     }
@@ -269,6 +257,7 @@ impl State {
             return;
         }
         let Some((plan, asides)) = self.plan.take() else { return };
+        self.is_behind = plan.documents.is_none();
         let (abandoned, spares) = (self.abandoned.0.clone(), std::mem::take(&mut self.spares));
         self.submit(
             myself,
@@ -278,10 +267,14 @@ impl State {
         );
     }
 
-    fn committed(&mut self, ticket: u64, result: io::Result<Spares>, now: Instant) {
+    fn committed(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<Spares>, now: Instant) {
         if let Some(spares) = self.answered(ticket, result, now) {
             self.spares = spares;
-            self.failures = 0;
+            self.operations.succeeded();
+            // A backlog goes on at once.
+            if self.is_behind {
+                self.tick(myself, now);
+            }
         }
     }
 
@@ -293,40 +286,31 @@ impl State {
         operation: impl FnOnce(&dyn Archive, &LiveStream) -> io::Result<T> + Send + 'static,
         answer: impl FnOnce(u64, io::Result<T>) -> Msg + Send + 'static,
     ) {
-        self.ticket += 1;
-        let (myself, ticket, stream, registry) =
-            (myself.clone(), self.ticket, self.stream.clone(), self.registry.clone());
-        let job = move |archive: &dyn Archive| {
+        let (stream, registry) = (self.stream.clone(), self.registry.clone());
+        let operation = move |archive: &dyn Archive| {
             let owner = registry.get(&stream.name.to_string()).is_some_and(|owner| Arc::ptr_eq(&owner, &stream));
-            let result =
-                if owner { operation(archive, &stream) } else { Err(io::Error::other("the stream has ended")) };
-            let _ = myself.send_message(answer(ticket, result));
+            if owner { operation(archive, &stream) } else { Err(io::Error::other("the stream has ended")) }
         };
-        match self.disk.submit(job) {
-            Ok(()) => self.in_flight = Some(now),
-            Err(Busy) => self.failed(now),
+        if let Err(Busy) = self.operations.begin(myself, now, operation, answer) {
+            self.failed(now);
         }
     }
 
     /// The result of the operation in flight; `None` if it failed or is not the one in flight.
     fn answered<T>(&mut self, ticket: u64, result: io::Result<T>, now: Instant) -> Option<T> {
-        if ticket != self.ticket {
-            return None;
-        }
-        self.in_flight = None;
-        match result {
-            Ok(value) => Some(value),
-            Err(error) => {
+        match self.operations.answered(ticket, result) {
+            Answer::Done(value) => Some(value),
+            Answer::Failed(error) => {
                 events::archive_failed(&self.stream, &error);
                 self.failed(now);
                 None
             }
+            Answer::Stale => None,
         }
     }
 
     fn failed(&mut self, now: Instant) {
-        self.ticket += 1;
-        self.in_flight = None;
+        self.operations.failed(now, fastrand::f64());
         self.plan = None;
         self.replicated = None;
         self.spares = Spares::default();
@@ -335,8 +319,5 @@ impl State {
         // After a failure nobody knows what is there: look before writing again.
         self.opened = false;
         self.abandoned = Fence::default();
-        let backoff = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(8)).min(MAX_BACKOFF);
-        self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some(now + backoff);
     }
 }

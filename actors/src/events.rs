@@ -1,14 +1,17 @@
 //! What actors log and count. Metric names live here and nowhere else.
 
-use crate::storage_probe::Health;
 use media::packager::Counts;
 use media::{Segment, TICKS_PER_SECOND};
 use metrics::{counter, gauge};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
-use storage::LiveStream;
 use storage::disk::DiskState;
+use storage::events::errno;
+use storage::recording::RecordingId;
+use storage::retention::Reason;
+use storage::signs::Health;
+use storage::{LiveStream, Mount};
 use tracing::{debug, error, info, warn};
 
 /// A session was given a stream.
@@ -138,6 +141,18 @@ pub fn recording_failed(stream: &LiveStream, error: &io::Error) {
     debug!(stream = %stream.name, %error, "recording failed, trying again");
 }
 
+/// A recording went, to make room or because of its age.
+pub fn recording_removed(id: &RecordingId, reason: Reason) {
+    counter!("steadycast_recordings_removed_total", "reason" => reason.label()).increment(1);
+    info!(stream = %id.stream, session = id.session, reason = reason.label(), "recording removed");
+}
+
+/// Recordings could not be looked through or removed; it is tried again.
+pub fn retention_failed(archive: &str, error: &io::Error) {
+    counter!("steadycast_retention_errors_total", "errno" => errno(error)).increment(1);
+    debug!(archive, %error, "recordings not looked through");
+}
+
 /// An archive operation did not come back.
 pub fn archive_operation_abandoned(stream: &LiveStream) {
     counter!("steadycast_archive_operations_abandoned_total").increment(1);
@@ -157,21 +172,26 @@ pub fn watch_failed(stream: &LiveStream, error: &io::Error) {
 }
 
 /// Storage health changed.
-pub fn storage_health(before: Health, now: Health) {
-    match now {
-        Health::Healthy => info!(?before, "storage is healthy again"),
-        Health::Slow | Health::Failing | Health::Hung => {
-            warn!(?before, ?now, "storage is degraded; live goes on from memory")
-        }
+pub fn storage_health(archive: &str, before: Health, now: Health) {
+    let (before_label, now_label) = (before.label(), now.label());
+    match (before, now) {
+        (_, Health::Healthy) => info!(archive, before = before_label, "storage is healthy again"),
+        (Health::Healthy, _) => warn!(archive, now = now_label, "storage is degraded; live goes on from memory"),
+        // One line when it degrades and one when it heals; what is between is for who looks closer.
+        (_, _) => debug!(archive, before = before_label, now = now_label, "storage is degraded in another way"),
     }
 }
 
 /// Storage gauges, once a second.
-pub fn storage_gauges(health: Health, threads: DiskState) {
-    gauge!("steadycast_storage_degraded").set(if health == Health::Healthy { 0.0 } else { 1.0 });
-    gauge!("steadycast_storage_hung_operations").set(threads.hung as f64);
-}
-
-fn errno(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| "none".to_owned(), |code| code.to_string())
+pub fn storage_gauges(mount: &Mount, health: Health, threads: DiskState) {
+    let archive = || mount.label.to_string();
+    for state in Health::ALL {
+        let is_in = f64::from(u8::from(state == health));
+        gauge!("steadycast_storage_state", "archive" => archive(), "state" => state.label()).set(is_in);
+    }
+    let degraded = f64::from(u8::from(health != Health::Healthy));
+    gauge!("steadycast_storage_degraded", "archive" => archive()).set(degraded);
+    gauge!("steadycast_storage_hung_operations", "archive" => archive()).set(threads.hung as f64);
+    let is_open = f64::from(u8::from(mount.disk.is_open()));
+    gauge!("steadycast_storage_breaker_open", "archive" => archive()).set(is_open);
 }

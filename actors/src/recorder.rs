@@ -5,13 +5,14 @@
 
 use crate::events;
 use crate::fault::Fault;
+use crate::operations::{Answer, Operations, Turn};
 use crate::steps::until_step;
 use crate::vitals::{Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::io;
 use std::sync::Arc;
 use storage::LiveStream;
-use storage::disk::{Busy, Disk, HUNG_AFTER};
+use storage::disk::{Busy, Disk};
 use storage::recording::{RecordedSegment, RecordingId, SessionRecord};
 use storage::recordings::Recordings;
 use storage::spool::Waiting;
@@ -19,10 +20,6 @@ use tokio::time::{Duration, Instant};
 
 /// How often the window is looked at: far more often than a segment leaves it.
 const TICK: Duration = Duration::from_secs(1);
-/// First wait after a failed operation; it doubles up to the longest.
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-/// Longest wait after a failed operation: storage that heals is used again within this.
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Segments recorded in one go, so that one stream's backlog does not keep a disk thread from the others.
 const MAX_SEGMENTS: usize = 16;
 /// Why a session ended that was not interrupted: its publisher was gone for longer than the grace period.
@@ -69,17 +66,7 @@ impl Actor for Recorder {
         myself.send_after(Duration::ZERO, || Msg::Tick);
         let vital = args.vitals.register(format!("recorder {}", args.stream.name));
         let Args { stream, recordings, disk, .. } = args;
-        Ok(State {
-            stream,
-            recordings,
-            disk,
-            opened: false,
-            ticket: 0,
-            in_flight: None,
-            failures: 0,
-            retry_at: None,
-            vital,
-        })
+        Ok(State { stream, recordings, operations: Operations::on(disk), opened: false, vital })
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -94,10 +81,12 @@ impl Actor for Recorder {
                 if let Some(last) = state.answered(ticket, result, now) {
                     state.stream.spool.opened(last.as_ref());
                     state.opened = true;
+                    state.tick(&myself, now);
                 }
             }
             Msg::Recorded(ticket, result) => {
                 if let Some(sequence) = state.answered(ticket, result, now) {
+                    state.operations.succeeded();
                     state.stream.spool.recorded(sequence);
                     // A backlog goes on at once.
                     state.tick(&myself, now);
@@ -115,16 +104,12 @@ impl Actor for Recorder {
     }
 }
 
-/// One operation at a time, with a ticket that tells its answer from that of an abandoned one.
+/// What is being done.
 pub struct State {
     stream: Arc<LiveStream>,
     recordings: Arc<Recordings>,
-    disk: Arc<Disk>,
+    operations: Operations,
     opened: bool,
-    ticket: u64,
-    in_flight: Option<Instant>,
-    failures: u32,
-    retry_at: Option<Instant>,
     vital: Arc<Vital>,
 }
 
@@ -133,15 +118,13 @@ impl State {
         let snapshot = self.stream.window.snapshot();
         // Also while storage hangs: what is not noted in time is lost.
         self.stream.spool.note(&snapshot, self.stream.settings.spool_bytes);
-        if let Some(since) = self.in_flight {
-            if now.saturating_duration_since(since) < 2 * HUNG_AFTER {
-                return;
+        match self.operations.turn(now) {
+            Turn::Begin if !self.stream.spool.is_finished() => {}
+            Turn::Begin | Turn::Wait => return,
+            Turn::GiveUp => {
+                events::archive_operation_abandoned(&self.stream);
+                return self.failed(now);
             }
-            events::archive_operation_abandoned(&self.stream);
-            self.failed(now);
-        }
-        if self.retry_at.is_some_and(|at| now < at) || self.stream.spool.is_finished() {
-            return;
         }
         let record = SessionRecord::of(&self.stream, &snapshot);
         let id = RecordingId::of(&self.stream);
@@ -176,44 +159,29 @@ impl State {
         operation: impl FnOnce(&Recordings) -> io::Result<T> + Send + 'static,
         answer: impl FnOnce(u64, io::Result<T>) -> Msg + Send + 'static,
     ) {
-        self.ticket += 1;
-        let (myself, ticket, recordings) = (myself.clone(), self.ticket, self.recordings.clone());
-        let job = move |_: &dyn storage::Archive| {
-            let _ = myself.send_message(answer(ticket, operation(&recordings)));
-        };
-        match self.disk.submit(job) {
-            Ok(()) => self.in_flight = Some(now),
-            Err(Busy) => self.failed(now),
+        let recordings = self.recordings.clone();
+        if let Err(Busy) = self.operations.begin(myself, now, move |_| operation(&recordings), answer) {
+            self.failed(now);
         }
     }
 
     /// The result of the operation in flight; `None` if it failed or is not the one in flight.
     fn answered<T>(&mut self, ticket: u64, result: io::Result<T>, now: Instant) -> Option<T> {
-        if ticket != self.ticket {
-            return None;
-        }
-        self.in_flight = None;
-        match result {
-            Ok(value) => {
-                self.failures = 0;
-                Some(value)
-            }
-            Err(error) => {
+        match self.operations.answered(ticket, result) {
+            Answer::Done(value) => Some(value),
+            Answer::Failed(error) => {
                 events::recording_failed(&self.stream, &error);
                 self.failed(now);
                 None
             }
+            Answer::Stale => None,
         }
     }
 
     fn failed(&mut self, now: Instant) {
-        self.ticket += 1;
-        self.in_flight = None;
+        self.operations.failed(now, fastrand::f64());
         // After a failure nobody knows what was appended: look before appending again.
         self.opened = false;
-        let backoff = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(8)).min(MAX_BACKOFF);
-        self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some(now + backoff);
     }
 }
 

@@ -1,4 +1,5 @@
-//! storage_probe: is the archive healthy, slow, failing or hung? Also replaces disk threads that hang.
+//! storage_probe: is each archive healthy, slow, failing, hung or full? Its questions are those that open and close a
+//! mount's breaker; it also has disk threads replaced that hang.
 
 use crate::events;
 use crate::fault::Fault;
@@ -6,7 +7,9 @@ use crate::vitals::{Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::io;
 use std::sync::Arc;
-use storage::disk::{Disk, DiskState};
+use storage::disk::{DiskState, HUNG_AFTER};
+use storage::signs::Health;
+use storage::{Mount, Mounts};
 use tokio::time::{Duration, Instant};
 
 /// How often the threads are looked at.
@@ -21,8 +24,8 @@ const SLOW: Duration = Duration::from_secs(1);
 pub enum Msg {
     /// Time to look.
     Tick,
-    /// The probe begun then has ended.
-    Probed(Instant, io::Result<()>),
+    /// The probe of this mount that was begun then has ended.
+    Probed(usize, Instant, io::Result<()>),
     /// Fails on purpose.
     Fail(Fault),
 }
@@ -30,24 +33,10 @@ pub enum Msg {
 /// What a probe needs to start.
 #[derive(Clone)]
 pub struct Args {
-    /// Threads of the mount.
-    pub disk: Arc<Disk>,
+    /// All archives.
+    pub mounts: Mounts,
     /// Where to register.
     pub vitals: Arc<Vitals>,
-}
-
-/// How storage is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Health {
-    /// It answers.
-    #[default]
-    Healthy,
-    /// It answers late.
-    Slow,
-    /// It answers with errors.
-    Failing,
-    /// It does not answer.
-    Hung,
 }
 
 /// The actor.
@@ -62,14 +51,8 @@ impl Actor for StorageProbe {
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(Duration::ZERO, || Msg::Tick);
         let vital = args.vitals.register("storage_probe".to_owned());
-        Ok(State {
-            disk: args.disk,
-            begun: None,
-            due: Instant::now(),
-            last: Ok(Duration::ZERO),
-            health: Health::Healthy,
-            vital,
-        })
+        let now = Instant::now();
+        Ok(State { probed: args.mounts.all().map(|mount| Probed::new(mount.clone(), now)).collect(), vital })
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -79,55 +62,96 @@ impl Actor for StorageProbe {
                 myself.send_after(TICK, || Msg::Tick);
                 state.tick(&myself, Instant::now());
             }
-            Msg::Probed(begun, result) => state.probed(begun, result, Instant::now()),
+            Msg::Probed(mount, begun, result) => state.probed(mount, begun, result, Instant::now()),
             Msg::Fail(fault) => fault.strike()?,
         }
         Ok(())
     }
 }
 
-/// The last probe, and what follows from it.
+/// What is known of each mount.
 pub struct State {
-    disk: Arc<Disk>,
-    begun: Option<Instant>,
-    due: Instant,
-    last: Result<Duration, ()>,
-    health: Health,
+    probed: Vec<Probed>,
     vital: Arc<Vital>,
 }
 
 impl State {
     fn tick(&mut self, myself: &ActorRef<Msg>, now: Instant) {
-        let threads = self.disk.check(std::time::Instant::now());
-        if self.begun.is_none() && now >= self.due {
+        for (number, probed) in self.probed.iter_mut().enumerate() {
             let myself = myself.clone();
-            let probe = self.disk.submit(move |archive| {
-                let _ = myself.send_message(Msg::Probed(now, archive.probe()));
-            });
+            probed.tick(now, move |result| drop(myself.send_message(Msg::Probed(number, now, result))));
+        }
+    }
+
+    fn probed(&mut self, mount: usize, begun: Instant, result: io::Result<()>, now: Instant) {
+        if let Some(probed) = self.probed.get_mut(mount) {
+            probed.answered(begun, result, now);
+        }
+    }
+}
+
+/// One mount: its last probe, and what follows from it.
+struct Probed {
+    mount: Mount,
+    begun: Option<Instant>,
+    due: Instant,
+    last: Result<Duration, ()>,
+}
+
+impl Probed {
+    fn new(mount: Mount, now: Instant) -> Self {
+        Self { mount, begun: None, due: now, last: Ok(Duration::ZERO) }
+    }
+
+    fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<()>) + Send + 'static) {
+        let std_now = std::time::Instant::now();
+        let threads = self.mount.disk.check(std_now);
+        if self.begun.is_none() && now >= self.due {
+            let probe = self.mount.disk.probe(move |archive| answer(archive.probe()));
             self.begun = probe.is_ok().then_some(now);
         }
         let waiting = self.begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
-        let health = judge(threads, waiting, self.last);
-        if health != self.health {
-            events::storage_health(self.health, health);
-            self.health = health;
+        let seen = Seen {
+            threads,
+            waiting,
+            last: self.last,
+            full: self.mount.signs.is_full(std_now),
+            failing: self.mount.signs.is_failing(std_now),
+        };
+        let health = judge(seen);
+        let before = self.mount.signs.set_health(health);
+        if health != before {
+            events::storage_health(&self.mount.label, before, health);
         }
-        events::storage_gauges(health, threads);
+        events::storage_gauges(&self.mount, health, threads);
     }
 
-    fn probed(&mut self, begun: Instant, result: io::Result<()>, now: Instant) {
+    fn answered(&mut self, begun: Instant, result: io::Result<()>, now: Instant) {
         self.begun = None;
         self.due = now + PROBE;
         self.last = result.map(|()| now.saturating_duration_since(begun)).map_err(|_| ());
     }
 }
 
-fn judge(threads: DiskState, waiting: Duration, last: Result<Duration, ()>) -> Health {
-    if threads.hung > 0 {
+/// What was seen of a mount.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    threads: DiskState,
+    /// How long the probe has been waiting.
+    waiting: Duration,
+    last: Result<Duration, ()>,
+    full: bool,
+    failing: bool,
+}
+
+fn judge(seen: Seen) -> Health {
+    if seen.threads.hung > 0 || seen.waiting > HUNG_AFTER {
         Health::Hung
-    } else if last.is_err() {
+    } else if seen.failing || (seen.last.is_err() && !seen.full) {
         Health::Failing
-    } else if waiting.max(last.unwrap_or_default()) > SLOW {
+    } else if seen.full {
+        Health::Full
+    } else if seen.waiting.max(seen.last.unwrap_or_default()) > SLOW {
         Health::Slow
     } else {
         Health::Healthy
@@ -140,11 +164,16 @@ mod tests {
 
     #[test]
     fn the_worst_sign_decides() {
-        let fine = DiskState::default();
         let quick = Ok(Duration::from_millis(3));
-        assert_eq!(judge(fine, Duration::ZERO, quick), Health::Healthy);
-        assert_eq!(judge(fine, Duration::from_secs(2), quick), Health::Slow);
-        assert_eq!(judge(fine, Duration::ZERO, Err(())), Health::Failing);
-        assert_eq!(judge(DiskState { hung: 1, ..fine }, Duration::ZERO, quick), Health::Hung);
+        let well =
+            Seen { threads: DiskState::default(), waiting: Duration::ZERO, last: quick, full: false, failing: false };
+        assert_eq!(judge(well), Health::Healthy);
+        assert_eq!(judge(Seen { waiting: Duration::from_secs(2), ..well }), Health::Slow);
+        assert_eq!(judge(Seen { waiting: HUNG_AFTER * 2, ..well }), Health::Hung);
+        assert_eq!(judge(Seen { last: Err(()), ..well }), Health::Failing);
+        assert_eq!(judge(Seen { last: Err(()), full: true, ..well }), Health::Full);
+        assert_eq!(judge(Seen { full: true, failing: true, ..well }), Health::Failing);
+        let threads = DiskState { hung: 1, ..well.threads };
+        assert_eq!(judge(Seen { threads, full: true, ..well }), Health::Hung);
     }
 }

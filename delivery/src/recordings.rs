@@ -14,18 +14,26 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use storage::Mounts;
 use storage::recordings::DIRECTORY;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_http::services::ServeDir;
 
-/// Responses read from storage at once: it may hang, and each may take a thread of the 512 there are.
-const MAX_READING: usize = 256;
+/// Responses read from one archive at once: it may hang, and each may take a thread of the 512 there are.
+const MAX_READING: usize = 64;
 
-/// `/recordings/APPLICATION/NAME/SESSION/…`, from an archive in `data`.
-pub fn router(data: &Path) -> Router {
-    let files = ServeDir::new(data.join(DIRECTORY)).append_index_html_on_directories(false);
+/// `/recordings/APPLICATION/NAME/SESSION/…`, from the archive of each application.
+pub fn router(mounts: &Mounts) -> Router {
+    let with_own = mounts.by_app().map(|(app, mount)| (format!("/{DIRECTORY}/{app}"), served(&mount.directory, app)));
+    let others = (format!("/{DIRECTORY}"), served(&mounts.default().directory, ""));
+    with_own.chain([others]).fold(Router::new(), |router, (path, files)| router.nest(&path, files))
+}
+
+/// Files of one archive, with bounds of its own: one that hangs keeps nobody from the others.
+fn served(data: &Path, app: &str) -> Router {
+    let files = ServeDir::new(data.join(DIRECTORY).join(app)).append_index_html_on_directories(false);
     let reading = Arc::new(Semaphore::new(MAX_READING));
-    Router::new().nest_service(&format!("/{DIRECTORY}"), files).layer(from_fn_with_state(reading, bounded))
+    Router::new().fallback_service(files).layer(from_fn_with_state(reading, bounded))
 }
 
 async fn bounded(State(reading): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {

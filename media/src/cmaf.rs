@@ -15,7 +15,7 @@ use mp4_atom::{
 /// Track ID of the video track.
 const VIDEO_TRACK: u32 = 1;
 /// Track ID of the audio track.
-const AUDIO_TRACK: u32 = 2;
+pub(crate) const AUDIO_TRACK: u32 = 2;
 /// sample_depends_on = 2: an access unit that depends on no other (ISO/IEC 14496-12, 8.6.4.3).
 const SYNC_FLAGS: u32 = 0x0200_0000;
 /// sample_depends_on = 1 and sample_is_non_sync_sample.
@@ -83,7 +83,7 @@ fn payload<'a>(samples: impl Iterator<Item = &'a TimedSample>) -> usize {
     samples.map(|timed| timed.sample.data.len()).sum()
 }
 
-fn encode<T: Encode>(atom: &T, out: &mut Vec<u8>) {
+pub(crate) fn encode<T: Encode>(atom: &T, out: &mut Vec<u8>) {
     // Encoding into memory fails only for boxes beyond 4 GiB.
     let start = out.len();
     if atom.encode(out).is_err() {
@@ -113,7 +113,7 @@ fn track_fragment<'a>(
     })
 }
 
-fn video_track(config: &AvcConfig) -> Trak {
+pub(crate) fn video_track(config: &AvcConfig) -> Trak {
     let visual = Visual {
         data_reference_index: 1,
         width: config.width,
@@ -153,7 +153,7 @@ fn avcc(config: &AvcConfig) -> Avcc {
     })
 }
 
-fn audio_track(config: &AacConfig) -> Trak {
+pub(crate) fn audio_track(config: &AacConfig) -> Trak {
     let audio = Audio {
         data_reference_index: 1,
         channel_count: u16::from(config.channels),

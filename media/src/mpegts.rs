@@ -10,8 +10,8 @@ use crate::{AacConfig, AvcConfig};
 /// Bytes of a transport stream packet.
 pub const PACKET_LEN: usize = 188;
 const PMT_PID: u16 = 0x1000;
-const VIDEO_PID: u16 = 0x100;
-const AUDIO_PID: u16 = 0x101;
+pub(crate) const VIDEO_PID: u16 = 0x100;
+pub(crate) const AUDIO_PID: u16 = 0x101;
 /// How far the program clock runs behind decode time, ticks: half a second for the other track to arrive.
 const PCR_LEAD: i64 = 45_000;
 const START_CODE: [u8; 4] = [0, 0, 0, 1];

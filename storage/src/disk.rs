@@ -2,11 +2,14 @@
 //!
 //! A few threads a mount take jobs from a bounded queue; a thread that hangs is given up and replaced,
 //! up to a limit. Syncs are grouped: one a second for all streams of the mount.
+//!
+//! A breaker keeps a storage that hangs from taking thread after thread: while it is open, no job is taken, and a
+//! thread of its own asks storage one question. Its answer closes the breaker.
 
 use crate::archive::Archive;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -19,12 +22,14 @@ const MAX_QUEUED: usize = 8192;
 pub const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// Threads that may be lost to hung jobs before no more are started.
 const MAX_LOST: usize = 32;
-/// How often what was written is made durable.
+/// How often what was written is made durable, at most.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// How long a sync waits for others that want one: streams write at the same moments.
+const GATHER: Duration = Duration::from_millis(250);
 
-/// The queue is full: storage is far behind.
+/// No job is taken: too many wait already, or storage hangs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("{MAX_QUEUED} storage operations are waiting already")]
+#[error("storage is far behind, or hangs")]
 pub struct Busy;
 
 type Job = Box<dyn FnOnce(&dyn Archive) + Send>;
@@ -54,7 +59,18 @@ pub struct Disk {
     jobs: Sender<Job>,
     queue: Receiver<Job>,
     syncs: Option<Sender<Synced>>,
+    /// Takes one question at a time, also while the breaker is open.
+    probe: Sender<Job>,
+    breaker: Arc<Mutex<Breaker>>,
     workers: Mutex<Vec<Arc<Worker>>>,
+}
+
+/// Closed while questions are answered.
+#[derive(Debug, Default)]
+struct Breaker {
+    /// When the question was asked that is not answered yet.
+    asked: Option<Instant>,
+    is_open: bool,
 }
 
 /// One thread: since when it is inside a job, and whether it was given up.
@@ -77,7 +93,9 @@ impl Disk {
             SyncPolicy::Grouped => Some(start_sync_thread(archive.clone())?),
             SyncPolicy::Never => None,
         };
-        let disk = Self { archive, jobs, queue, syncs, workers: Mutex::default() };
+        let breaker = Arc::<Mutex<Breaker>>::default();
+        let probe = start_probe_thread(archive.clone(), breaker.clone())?;
+        let disk = Self { archive, jobs, queue, syncs, probe, breaker, workers: Mutex::default() };
         for _ in 0..THREADS {
             disk.start_worker()?;
         }
@@ -86,7 +104,23 @@ impl Disk {
 
     /// Queues a job. It runs on a thread of the mount and reports by itself, usually with a message to an actor.
     pub fn submit(&self, job: impl FnOnce(&dyn Archive) + Send + 'static) -> Result<(), Busy> {
+        if self.is_open() {
+            return Err(Busy);
+        }
         self.jobs.try_send(Box::new(job)).map_err(|_| Busy)
+    }
+
+    /// Asks storage the breaker's question, on the thread that is there for it.
+    pub fn probe(&self, job: impl FnOnce(&dyn Archive) + Send + 'static) -> Result<(), Busy> {
+        let mut breaker = locked(&self.breaker);
+        self.probe.try_send(Box::new(job)).map_err(|_| Busy)?;
+        breaker.asked.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    /// Whether the breaker is open.
+    pub fn is_open(&self) -> bool {
+        locked(&self.breaker).is_open
     }
 
     /// Calls back once everything written before this call is durable.
@@ -103,22 +137,25 @@ impl Disk {
     /// Looks at the threads; replaces those that hang. Called every second by the storage probe.
     pub fn check(&self, now: Instant) -> DiskState {
         let mut state = DiskState::default();
-        let mut newly_lost = 0;
-        {
-            let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_open = locked(&self.breaker).check(now);
+        let missing = {
+            let mut workers = locked(&self.workers);
             workers.retain(|worker| Arc::strong_count(worker) > 1);
             for worker in workers.iter() {
-                let mut busy = worker.busy.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut busy = locked(&worker.busy);
                 let inside = busy.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
                 state.longest = state.longest.max(inside);
                 if inside > HUNG_AFTER {
                     state.hung += 1;
-                    newly_lost += usize::from(!std::mem::replace(&mut busy.lost, true));
+                    busy.lost = true;
                 }
             }
-        }
-        for _ in 0..newly_lost {
-            if state.hung <= MAX_LOST && self.start_worker().is_err() {
+            (THREADS + state.hung).saturating_sub(workers.len())
+        };
+        // While the breaker is open, new threads would only take what waits in the queue, and hang with it.
+        let startable = if is_open { 0 } else { missing.min((THREADS + MAX_LOST).saturating_sub(state.hung)) };
+        for _ in 0..startable {
+            if self.start_worker().is_err() {
                 break;
             }
         }
@@ -129,19 +166,16 @@ impl Disk {
         let worker = Arc::new(Worker::default());
         let (mine, queue, archive) = (worker.clone(), self.queue.clone(), self.archive.clone());
         thread::Builder::new().name("disk".to_owned()).spawn(move || work(&mine, &queue, &*archive))?;
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        locked(&self.workers).push(worker);
         Ok(())
     }
 }
 
-/// Runs jobs until the disk is dropped or the thread was given up. A job that panics costs its thread's turn only.
+/// Runs jobs until the disk is dropped or the thread was given up.
 fn work(worker: &Worker, queue: &Receiver<Job>, archive: &dyn Archive) {
     while let Ok(job) = queue.recv() {
         set_busy(worker, Some(Instant::now()));
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(archive)));
-        if outcome.is_err() {
-            crate::events::job_panicked();
-        }
+        run(job, archive);
         if set_busy(worker, None) {
             return;
         }
@@ -150,9 +184,42 @@ fn work(worker: &Worker, queue: &Receiver<Job>, archive: &dyn Archive) {
 
 /// Notes what the thread does; whether it was given up.
 fn set_busy(worker: &Worker, since: Option<Instant>) -> bool {
-    let mut busy = worker.busy.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut busy = locked(&worker.busy);
     busy.since = since;
     busy.lost
+}
+
+/// Asks questions one by one; an answer, whatever it is, closes the breaker.
+fn start_probe_thread(archive: Arc<dyn Archive>, breaker: Arc<Mutex<Breaker>>) -> io::Result<Sender<Job>> {
+    let (probe, questions) = bounded::<Job>(1);
+    let ask = move || {
+        while let Ok(question) = questions.recv() {
+            run(question, &*archive);
+            *locked(&breaker) = Breaker::default();
+        }
+    };
+    thread::Builder::new().name("disk-probe".to_owned()).spawn(ask)?;
+    Ok(probe)
+}
+
+impl Breaker {
+    /// Opens it if the question is unanswered for too long.
+    fn check(&mut self, now: Instant) -> bool {
+        self.is_open = self.asked.is_some_and(|asked| now.saturating_duration_since(asked) > HUNG_AFTER);
+        self.is_open
+    }
+}
+
+/// Critical sections leave the state whole at every step.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a job. One that panics costs nobody its thread.
+fn run(job: Job, archive: &dyn Archive) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(archive))).is_err() {
+        crate::events::job_panicked();
+    }
 }
 
 fn start_sync_thread(archive: Arc<dyn Archive>) -> io::Result<Sender<Synced>> {
@@ -163,9 +230,10 @@ fn start_sync_thread(archive: Arc<dyn Archive>) -> io::Result<Sender<Synced>> {
 
 /// One sync answers all requests that came before it.
 fn sync_in_groups(archive: &dyn Archive, requests: &Receiver<Synced>) {
+    let mut last: Option<Instant> = None;
     while let Ok(first) = requests.recv() {
         let mut group = vec![first];
-        let due = Instant::now() + SYNC_EVERY;
+        let due = last.map_or(Instant::now(), |last| last + SYNC_EVERY).max(Instant::now() + GATHER);
         loop {
             match requests.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(request) => group.push(request),
@@ -175,6 +243,7 @@ fn sync_in_groups(archive: &dyn Archive, requests: &Receiver<Synced>) {
                 break;
             }
         }
+        last = Some(Instant::now());
         let result = archive.sync();
         for synced in group {
             // An io::Error cannot be cloned; its code can.
@@ -224,6 +293,28 @@ mod tests {
         disk.submit(move |archive| done.send(archive.probe().is_ok()).expect("test waits")).expect("room");
         assert_eq!(finished.recv_timeout(Duration::from_secs(10)), Ok(true));
         drop(release);
+    }
+
+    #[test]
+    fn while_storage_hangs_the_breaker_takes_no_job_and_starts_no_thread_and_an_answer_closes_it() {
+        let (_directory, disk) = disk();
+        let (release, gate) = sync_channel::<()>(1);
+        let (started, starts) = sync_channel(1);
+        disk.probe(move |_| {
+            started.send(()).expect("test waits");
+            let _ = gate.recv();
+        })
+        .expect("it is asked");
+        starts.recv().expect("the question is asked");
+        disk.check(Instant::now());
+        assert_eq!(disk.submit(|_| ()), Ok(()));
+        disk.check(Instant::now() + HUNG_AFTER + Duration::from_secs(1));
+        assert_eq!(disk.submit(|_| ()), Err(Busy));
+        let (done, finished) = sync_channel(1);
+        disk.probe(move |_| done.send(()).expect("test waits")).expect("one may wait");
+        drop(release);
+        finished.recv_timeout(Duration::from_secs(10)).expect("answered");
+        assert_eq!(disk.submit(|_| ()), Ok(()));
     }
 
     #[test]

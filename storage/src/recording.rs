@@ -154,6 +154,9 @@ pub struct SessionRecord {
     pub bytes: u64,
     /// Sum of all durations, gaps included, milliseconds.
     pub duration_ms: i64,
+    /// Length of the MP4 file, if one was made.
+    #[serde(default)]
+    pub movie_bytes: Option<u64>,
 }
 
 impl SessionRecord {
@@ -175,6 +178,7 @@ impl SessionRecord {
             gaps: 0,
             bytes: 0,
             duration_ms: 0,
+            movie_bytes: None,
         }
     }
 
@@ -224,7 +228,7 @@ impl SessionRecord {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -242,7 +246,7 @@ mod tests {
         }
     }
 
-    fn record() -> SessionRecord {
+    pub fn record() -> SessionRecord {
         let id = RecordingId::new(StreamName::new("live", "show").expect("valid"), "19aa").expect("valid");
         SessionRecord {
             format: FORMAT,
@@ -259,6 +263,7 @@ mod tests {
             gaps: 0,
             bytes: 0,
             duration_ms: 0,
+            movie_bytes: None,
         }
     }
 

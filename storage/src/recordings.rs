@@ -3,8 +3,10 @@
 //! A segment that lies in the live directory becomes a second name of the same file: it is written once. Every call
 //! may block or fail; none is made on the live path.
 
+use crate::export::{ExportError, Exported};
 use crate::name::StreamName;
 use crate::recording::{RecordedFile, RecordedSegment, RecordingId, SessionRecord, entries, lines};
+use crate::signs::Signs;
 use crate::snapshot::{DIGESTS, File, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
 use crate::write::Direct;
 use bytes::Bytes;
@@ -12,16 +14,23 @@ use memory::Content;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Directory of all recordings in an archive.
 pub const DIRECTORY: &str = "recordings";
 /// The session's record.
 const SESSION: &str = "session.json";
+/// The whole recording as one file, once somebody has asked for it.
+pub const MOVIE: &str = "recording.mp4";
 /// Entries of an hour's segments.
 const ENTRIES: &str = "segments.jsonl";
-/// Suffix of files that are being written, and of recordings that are being removed.
+/// Suffix of files that are being written.
 const ASIDE: &str = ".tmp";
+/// Extension of a recording that was removed, until its files are.
+const REMOVED: &str = "removed";
+/// Files removed in one go: a few seconds of a slow network file system.
+const MAX_SWEPT: usize = 1000;
 /// Names looked at in one directory, at most: sessions of a stream, hours of a session. Ten years of hours.
 const MAX_LISTED: usize = 100_000;
 
@@ -31,12 +40,13 @@ pub struct Recordings {
     root: PathBuf,
     asides: AtomicU64,
     direct: Direct,
+    signs: Arc<Signs>,
 }
 
 impl Recordings {
     /// Recordings of the archive in `data`. Nothing is touched yet.
-    pub fn at(data: &Path) -> Self {
-        Self { root: data.to_owned(), asides: AtomicU64::new(0), direct: Direct::default() }
+    pub fn at(data: &Path, signs: Arc<Signs>) -> Self {
+        Self { root: data.to_owned(), asides: AtomicU64::new(0), direct: Direct::default(), signs }
     }
 
     fn directory(&self, id: &RecordingId) -> PathBuf {
@@ -77,7 +87,7 @@ impl Recordings {
 
     /// Makes what was written durable.
     pub fn sync(&self) -> io::Result<()> {
-        rustix::fs::syncfs(fs::File::open(&self.root)?).map_err(io::Error::from)
+        self.signs.wait("sync", || rustix::fs::syncfs(fs::File::open(&self.root)?).map_err(io::Error::from))
     }
 
     /// Appends entries, each to its hour.
@@ -85,14 +95,7 @@ impl Recordings {
         let hour_of = |entry: &RecordedSegment| entry.file.uri.split('/').next().unwrap_or_default().to_owned();
         for of_hour in all.chunk_by(|a, b| hour_of(a) == hour_of(b)) {
             let hour = self.directory(id).join(hour_of(&of_hour[0]));
-            // A gap may be all there is of an hour.
-            fs::create_dir_all(&hour)?;
-            let mut file = fs::File::options().read(true).append(true).create(true).open(hour.join(ENTRIES))?;
-            let mut text = lines(of_hour);
-            if is_torn(&mut file)? {
-                text.insert(0, b'\n');
-            }
-            file.write_all(&text)?;
+            self.signs.wait("append", || append_lines(&hour, of_hour))?;
         }
         Ok(())
     }
@@ -116,10 +119,7 @@ impl Recordings {
     /// Writes playlists and digests of a session that is over, and then its record.
     pub fn finish(&self, record: SessionRecord, because: &str) -> io::Result<()> {
         let directory = self.directory(&record.id);
-        let mut all = Vec::new();
-        for hour in self.hours(&record.id)? {
-            all.extend(self.entries_of(&record.id, &hour)?);
-        }
+        let all = self.entries(&record.id)?;
         let record = self.with_codecs(record)?.ended(&all, because);
         let write = |name: &str, bytes: Vec<u8>| self.write(&directory.join(name), &Bytes::from(bytes).into());
         write(DIGESTS, SessionRecord::digests(&all))?;
@@ -144,16 +144,29 @@ impl Recordings {
     /// Records of all sessions, by stream and session. What cannot be read as one is left out.
     pub fn all(&self) -> io::Result<Vec<SessionRecord>> {
         let mut records = Vec::new();
+        self.directories(|directory| {
+            let mut parts = directory.iter().rev().take(3).filter_map(|part| part.to_str());
+            let (Some(session), Some(name), Some(app)) = (parts.next(), parts.next(), parts.next()) else {
+                return Ok(());
+            };
+            let id = StreamName::new(app, name).ok().and_then(|stream| RecordingId::new(stream, session));
+            records.extend(id.map(|id| self.read(&id)).transpose()?.flatten());
+            Ok(())
+        })?;
+        Ok(records)
+    }
+
+    /// Visits the directories of all sessions.
+    fn directories(&self, mut visit: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
         let root = self.root.join(DIRECTORY);
         for app in names(&root)? {
             for name in names(&root.join(&app))? {
                 for session in names(&root.join(&app).join(&name))? {
-                    let id = StreamName::new(&app, &name).ok().and_then(|stream| RecordingId::new(stream, &session));
-                    records.extend(id.map(|id| self.read(&id)).transpose()?.flatten());
+                    visit(&root.join(&app).join(&name).join(session))?;
                 }
             }
         }
-        Ok(records)
+        Ok(())
     }
 
     /// The record of a session; none if there is none.
@@ -165,13 +178,51 @@ impl Recordings {
         }
     }
 
-    /// Removes a recording: at once for everybody who asks, its files one by one.
+    /// Removes a recording for everybody who asks. Its files are left to [`Recordings::sweep`].
     pub fn remove(&self, id: &RecordingId) -> io::Result<()> {
         let directory = self.directory(id);
-        let number = self.asides.fetch_add(1, Ordering::Relaxed);
-        let aside = directory.with_extension(format!("{number}{ASIDE}"));
-        fs::rename(&directory, &aside)?;
-        fs::remove_dir_all(aside)
+        self.signs.wait("rename", || fs::rename(&directory, directory.with_extension(REMOVED)))
+    }
+
+    /// Removes some files of a recording that was removed; whether there were any.
+    pub fn sweep(&self) -> io::Result<bool> {
+        let mut removed = None;
+        self.directories(|directory| {
+            let is_removed = directory.extension().is_some_and(|extension| extension == REMOVED);
+            removed = removed.take().or_else(|| is_removed.then(|| directory.to_owned()));
+            Ok(())
+        })?;
+        let Some(removed) = removed else { return Ok(false) };
+        self.signs.wait("remove", || sweep(&removed, &mut { MAX_SWEPT }).map(|_| true))
+    }
+
+    /// Bytes that are free on the file system.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let room = rustix::fs::statvfs(&self.root)?;
+        Ok(room.f_bavail.saturating_mul(room.f_frsize))
+    }
+
+    /// All entries of a recording, in order.
+    pub fn entries(&self, id: &RecordingId) -> io::Result<Vec<RecordedSegment>> {
+        let mut all = Vec::new();
+        for hour in self.hours(id)? {
+            all.extend(self.entries_of(id, &hour)?);
+        }
+        Ok(all)
+    }
+
+    /// A file of a recording.
+    pub fn file(&self, id: &RecordingId, uri: &str) -> io::Result<Bytes> {
+        fs::read(self.directory(id).join(uri)).map(Bytes::from)
+    }
+
+    /// Makes the MP4 file of a recording that is over, and notes in its record that it is there.
+    pub fn keep_movie(&self, id: &RecordingId) -> Result<Exported, ExportError> {
+        let exported = self.export(id, &self.directory(id).join(MOVIE))?;
+        let mut record = self.read(id)?.ok_or(ExportError::Absent)?;
+        record.movie_bytes = Some(exported.bytes);
+        self.write(&self.directory(id).join(SESSION), &Bytes::from(record.to_json()).into())?;
+        Ok(exported)
     }
 
     fn hours(&self, id: &RecordingId) -> io::Result<Vec<String>> {
@@ -194,12 +245,43 @@ impl Recordings {
     fn write(&self, path: &Path, content: &Content) -> io::Result<()> {
         let mut aside = path.as_os_str().to_owned();
         aside.push(format!(".{}{ASIDE}", self.asides.fetch_add(1, Ordering::Relaxed)));
-        let written = self.direct.create(Path::new(&aside), content).and_then(|()| fs::rename(&aside, path));
-        written.inspect_err(|_| {
+        let write = || self.direct.create(Path::new(&aside), content).and_then(|()| fs::rename(&aside, path));
+        self.signs.wait("write", write).inspect_err(|_| {
             // Half a file is of no use, and on a full disk its room is.
             let _ = fs::remove_file(&aside);
         })
     }
+}
+
+/// Removes what is in a directory, as long as there are `left` files to go, and then the directory; whether it is gone.
+fn sweep(directory: &Path, left: &mut usize) -> io::Result<bool> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            if !sweep(&entry.path(), left)? {
+                return Ok(false);
+            }
+            continue;
+        }
+        if *left == 0 {
+            return Ok(false);
+        }
+        *left -= 1;
+        fs::remove_file(entry.path())?;
+    }
+    fs::remove_dir(directory).map(|()| true)
+}
+
+/// Appends entries to those of their hour.
+fn append_lines(hour: &Path, of_hour: &[RecordedSegment]) -> io::Result<()> {
+    // A gap may be all there is of an hour.
+    fs::create_dir_all(hour)?;
+    let mut file = fs::File::options().read(true).append(true).create(true).open(hour.join(ENTRIES))?;
+    let mut text = lines(of_hour);
+    if is_torn(&mut file)? {
+        text.insert(0, b'\n');
+    }
+    file.write_all(&text)
 }
 
 /// Whether the last line of a file was not written to its end.

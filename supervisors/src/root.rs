@@ -7,6 +7,7 @@ use crate::stream::GaveUp;
 use crate::streams::{self, Streams};
 use crate::tree::{Environment, Strike, strike};
 use crate::watchdog::{Pulse, Watchdog};
+use actors::retention::{self, Retention};
 use actors::rtmp_listener::{self, RtmpListener};
 use actors::storage_probe::{self, StorageProbe};
 use actors::{Ask, Authorizer, Denial};
@@ -106,11 +107,14 @@ pub struct State {
 fn specs(args: Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
     let Args { environment, rtmp, authorizer, pulse } = args;
     let vitals = environment.vitals.clone();
-    let probe = storage_probe::Args { disk: environment.disk.clone(), vitals: vitals.clone() };
+    let probe = storage_probe::Args { mounts: environment.mounts.clone(), vitals: vitals.clone() };
+    let retention =
+        retention::Args { mounts: environment.mounts.clone(), limits: environment.retention, vitals: vitals.clone() };
     let listener = rtmp_listener::Args { listener: rtmp, authorizer, door: myself.get_derived(), vitals };
     vec![
         ChildSpec::new::<Streams>("streams", Restart::Permanent, environment, |_| {}),
         ChildSpec::new::<StorageProbe>("storage_probe", Restart::Permanent, probe, |_| {}),
+        ChildSpec::new::<Retention>("retention", Restart::Permanent, retention, |_| {}),
         ChildSpec::new::<Watchdog>("watchdog", Restart::Permanent, pulse, |_| {}),
         ChildSpec::new::<RtmpListener>("rtmp_listener", Restart::Permanent, listener, |_| {}),
     ]

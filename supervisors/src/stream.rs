@@ -11,7 +11,7 @@ use actors::{Ask, Denial, archiver, publisher_lock, recorder, segmenter, watcher
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use std::sync::Arc;
 use std::time::Duration;
-use storage::LiveStream;
+use storage::{LiveStream, Mount};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -128,7 +128,8 @@ pub struct State {
 /// The children of a stream, written once.
 fn specs(args: &Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
     let Args { stream, environment } = args.clone();
-    let Environment { registry, records, disk, recordings, vitals, .. } = environment;
+    let Environment { registry, records, mounts, vitals, .. } = environment;
+    let Mount { disk, recordings, .. } = mounts.of(&stream.name).clone();
     let lock = publisher_lock::Args { stream: stream.clone(), notices: myself.get_derived(), vitals: vitals.clone() };
     let segmenter = segmenter::Args { stream: stream.clone(), records, vitals: vitals.clone() };
     let archiver = archiver::Args {

@@ -1,13 +1,15 @@
 //! What every tree needs to be built, and blows dealt to it on purpose.
 
-use actors::{Fault, Vitals, archiver, publisher_lock, recorder, rtmp_listener, segmenter, storage_probe, watcher};
+use actors::{
+    Fault, Vitals, archiver, publisher_lock, recorder, retention, rtmp_listener, segmenter, storage_probe, watcher,
+};
 use ractor::ActorCell;
 use std::sync::Arc;
 use storage::Numbers;
 use storage::continuity::Records;
-use storage::disk::Disk;
 use storage::live::LiveSettings;
-use storage::{Recordings, Registry, StreamName};
+use storage::retention::Limits;
+use storage::{Mounts, Registry, StreamName};
 
 /// What a process has one of.
 #[derive(Clone)]
@@ -16,10 +18,10 @@ pub struct Environment {
     pub registry: Arc<Registry>,
     /// Continuity records.
     pub records: Records,
-    /// Threads of the archive's mount.
-    pub disk: Arc<Disk>,
-    /// Where sessions are recorded, if they are.
-    pub recordings: Arc<Recordings>,
+    /// Archives.
+    pub mounts: Mounts,
+    /// Which recordings are kept.
+    pub retention: Limits,
     /// Vital signs of all actors.
     pub vitals: Arc<Vitals>,
     /// How new streams are packaged.
@@ -64,6 +66,7 @@ pub(crate) fn strike(cell: &ActorCell, child: &str, blow: Blow) {
         "watcher" => cell.send_message(watcher::Msg::Fail(fault)).is_ok(),
         "session" => cell.send_message(actors::session::Msg::Fail(fault)).is_ok(),
         "rtmp_listener" => cell.send_message(rtmp_listener::Msg::Fail(fault)).is_ok(),
+        "retention" => cell.send_message(retention::Msg::Fail(fault)).is_ok(),
         "storage_probe" => cell.send_message(storage_probe::Msg::Fail(fault)).is_ok(),
         _ => {
             cell.kill();

@@ -85,6 +85,25 @@ impl Vod {
     }
 }
 
+/// Has one file made of a recording, by the API; its bytes.
+fn exported(server: &Server, id: &str) -> Vec<u8> {
+    let url = format!("http://{}/api/v1/recordings/{id}/export", server.health);
+    assert_eq!(ureq::post(&url).send_empty().expect("accepted").status().as_u16(), 202);
+    let movie = wait_for("it is exported", FINISHED, || {
+        let all = recordings(server);
+        let recording = all.into_iter().find(|recording| recording["id"] == id)?;
+        recording["movie"].as_str().map(str::to_owned)
+    });
+    try_get(&server.url(&movie)).expect("served")
+}
+
+/// What ffmpeg complains of while it decodes all of a file.
+fn decoding_errors(file: &Path) -> String {
+    let arguments = ["-v", "error", "-i", file.to_str().expect("UTF-8"), "-f", "null", "-"];
+    let run = std::process::Command::new("ffmpeg").args(arguments).output().expect("ffmpeg runs");
+    String::from_utf8_lossy(&run.stderr).into_owned()
+}
+
 fn becomes_a_vod(container: &str) {
     let clip = Clip { seconds: 13, ..CLIP };
     let server = Server::start(&["--record", "--grace", "1", "--container", container]);
@@ -102,8 +121,16 @@ fn becomes_a_vod(container: &str) {
     // As a player reads it, playlist and all.
     let played = packets(Path::new(&server.url(recording["playlist"].as_str().expect("a playlist"))), "v");
     assert_eq!(played.len(), packets(&clip.flv(), "v").len());
-    // Removed from the health address only, and gone then.
     let id = recording["id"].as_str().expect("an id");
+    let movie = directory.path().join("exported.mp4");
+    server.command(&["export", id, "--to", movie.to_str().expect("UTF-8")]);
+    assert_same_packets(&clip.flv(), &movie, &["v", "a"]);
+    assert_eq!(decoding_errors(&movie), "");
+    let by_api = exported(&server, id);
+    assert!(std::fs::read(&movie).expect("written") == by_api, "both are the same file");
+    let place = |name: &[u8]| by_api.windows(4).position(|window| window == name).expect("a box");
+    assert!(place(b"moov") < place(b"mdat"), "it cannot be sought before it is there whole");
+    // Removed from the health address only, and gone then.
     let path = format!("/api/v1/recordings/{id}");
     assert!(ureq::delete(&server.url(&path)).call().is_err(), "viewers remove nothing");
     let removed = ureq::delete(&format!("http://{}{path}", server.health)).call().expect("removed");
@@ -152,6 +179,13 @@ fn a_session_that_met_kill_9_and_a_reconnect_is_one_recording_and_what_viewers_g
         }
     }
     assert!(recorded.len() >= 5, "{recording}");
+    // In one file everything is there as well, at its time: the gap between the two publishers is no longer than it was.
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let movie = directory.path().join("exported.mp4");
+    std::fs::write(&movie, exported(&server, recording["id"].as_str().expect("an id"))).expect("written");
+    let digests = |file: &Path| packets(file, "v").into_iter().map(|packet| packet.digest).collect::<Vec<_>>();
+    assert_eq!(digests(&movie), digests(&vod.write(directory.path())));
+    assert_eq!(decoding_errors(&movie), "");
 }
 
 #[test]

@@ -67,6 +67,14 @@ impl AacConfig {
         })
     }
 
+    /// The config an ADTS header stands for.
+    pub fn of_adts(header: &[u8]) -> Result<Self, CodecError> {
+        let [0xFF, _, third, fourth, ..] = *header else { return Err(MALFORMED) };
+        let (object_type, rate) = ((third >> 6) + 1, third >> 2 & 0x0F);
+        let channels = (third & 1) << 2 | fourth >> 6;
+        Self::parse(Bytes::copy_from_slice(&[object_type << 3 | rate >> 1, rate << 7 | channels << 3]))
+    }
+
     /// RFC 6381 codec string.
     pub fn codec_string(&self) -> String {
         format!("mp4a.40.{}", self.object_type)
@@ -172,6 +180,8 @@ mod tests {
     fn an_adts_header_describes_its_frame() {
         let header = parse(&[0x12, 0x10]).expect("valid").adts_header(200).expect("fits");
         assert_eq!(header, [0xFF, 0xF1, 0x50, 0x80, 0x19, 0xFF, 0xFC]);
+        assert_eq!(AacConfig::of_adts(&header), parse(&[0x12, 0x10]));
+        assert_eq!(AacConfig::of_adts(&[0xFF]), Err(MALFORMED));
         assert!(parse(&[0x12, 0x10]).expect("valid").adts_header(0x1FFF).is_err());
     }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use storage::Numbers;
 use storage::archive::LocalDirectory;
 use storage::continuity::Records;
-use storage::disk::{Disk, SyncPolicy};
+use storage::disk::SyncPolicy;
 use storage::live::LiveSettings;
-use storage::{Archive, LiveStream, Registry, StreamName};
+use storage::{Archive, LiveStream, Mount, Mounts, Registry, StreamName};
 use supervisors::streams::{self, Streams};
 use supervisors::tree::Environment;
 use tempfile::TempDir;
@@ -90,10 +90,10 @@ impl Tree {
 
 fn environment(directory: &TempDir, archive: Arc<dyn Archive>) -> Environment {
     Environment {
-        recordings: Arc::new(storage::Recordings::at(directory.path())),
         registry: Registry::settling_until(Instant::now()),
         records: Records::open(&directory.path().join("run")).expect("directory"),
-        disk: Disk::start(archive, SyncPolicy::Never).expect("threads"),
+        retention: storage::retention::Limits::default(),
+        mounts: Mounts::only(Mount::of("default", directory.path(), archive, SyncPolicy::Never).expect("threads")),
         vitals: Arc::default(),
         settings: LiveSettings { packaging: PACKAGING, window: 6, grace: GRACE, record: false, spool_bytes: 0 },
         used: Numbers::default(),

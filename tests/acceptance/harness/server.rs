@@ -70,6 +70,14 @@ impl Server {
         Self { child, log, directory, data, rtmp: address("rtmp"), http: address("http"), health: address("health") }
     }
 
+    /// Runs a command of the program on the same archive; what it prints.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        let run = Command::new(env!("CARGO_BIN_EXE_steadycast")).args(arguments).arg("--data").arg(&self.data).output();
+        let run = run.expect("the program starts");
+        assert!(run.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
+        String::from_utf8_lossy(&run.stdout).into_owned()
+    }
+
     /// Where to publish `live/name`.
     pub fn publish_url(&self, name: &str) -> String {
         format!("rtmp://{}/live/{name}", self.rtmp)

@@ -1,0 +1,120 @@
+//! Retention: which recordings have to go. Pure; the time and the room there is are given.
+
+use crate::recording::{RecordingId, SessionRecord};
+use std::time::Duration;
+
+/// How much is kept; what is not set is not limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// A recording goes this long after its end.
+    pub age: Option<Duration>,
+    /// Bytes of all recordings of an archive.
+    pub bytes: Option<u64>,
+    /// Bytes that are to be free on an archive's file system.
+    pub free: Option<u64>,
+}
+
+/// Why a recording goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It is too old.
+    Age,
+    /// All together are too large.
+    Size,
+    /// There is too little room.
+    Free,
+}
+
+impl Reason {
+    /// Value of the metric's `reason` label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Reason::Age => "age",
+            Reason::Size => "size",
+            Reason::Free => "free",
+        }
+    }
+}
+
+impl Limits {
+    /// Whether nothing is limited.
+    pub fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The recordings that have to go, oldest first. One without an end is live, or will be given its end at the next
+    /// start; it counts and does not go.
+    pub fn exceeded(&self, records: &[SessionRecord], free: u64, now_ms: i64) -> Vec<(RecordingId, Reason)> {
+        let mut ended: Vec<_> = records.iter().filter_map(|record| Some((record.ended_at_ms?, record))).collect();
+        ended.sort_by_key(|(at, record)| (*at, &record.id));
+        let (mut total, mut free) = (records.iter().map(size).sum::<u64>(), free);
+        let mut gone = Vec::new();
+        for (ended_at_ms, record) in ended {
+            let age = Duration::from_millis(now_ms.saturating_sub(ended_at_ms).max(0).unsigned_abs());
+            let reason = if self.age.is_some_and(|limit| age > limit) {
+                Reason::Age
+            } else if self.bytes.is_some_and(|limit| total > limit) {
+                Reason::Size
+            } else if self.free.is_some_and(|limit| free < limit) {
+                Reason::Free
+            } else {
+                // Those that follow ended later.
+                break;
+            };
+            total = total.saturating_sub(size(record));
+            free = free.saturating_add(size(record));
+            gone.push((record.id.clone(), reason));
+        }
+        gone
+    }
+}
+
+fn size(record: &SessionRecord) -> u64 {
+    record.bytes + record.movie_bytes.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::tests::record;
+
+    const HOUR_MS: i64 = 3_600_000;
+    const GIB: u64 = 1 << 30;
+
+    /// Four recordings of one GiB that ended an hour after each other, and one that goes on.
+    fn records() -> Vec<SessionRecord> {
+        let ended = |n: u8| {
+            let mut record = record();
+            record.id.session = format!("{n:x}");
+            record.bytes = GIB;
+            record.ended_at_ms = Some(i64::from(n) * HOUR_MS);
+            record
+        };
+        let mut live = ended(9);
+        live.ended_at_ms = None;
+        // In no order, as directories are.
+        vec![ended(3), live, ended(1), ended(4), ended(2)]
+    }
+
+    fn gone(limits: Limits, free: u64) -> Vec<(String, Reason)> {
+        let exceeded = limits.exceeded(&records(), free, 5 * HOUR_MS);
+        exceeded.into_iter().map(|(id, reason)| (id.session, reason)).collect()
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_what_is_live_never() {
+        let (limits, of) = (Limits::default(), |sessions: &[&str], reason| {
+            sessions.iter().map(|session| ((*session).to_owned(), reason)).collect::<Vec<_>>()
+        });
+        assert_eq!(gone(limits, 0), []);
+        let age = Some(Duration::from_secs(2 * 3600));
+        assert_eq!(gone(Limits { age, ..limits }, 0), of(&["1", "2"], Reason::Age));
+        assert_eq!(gone(Limits { bytes: Some(5 * GIB), ..limits }, 0), []);
+        assert_eq!(gone(Limits { bytes: Some(3 * GIB), ..limits }, 0), of(&["1", "2"], Reason::Size));
+        // The live one counts, too: no more than all the others can go for it.
+        assert_eq!(gone(Limits { bytes: Some(0), ..limits }, 0), of(&["1", "2", "3", "4"], Reason::Size));
+        assert_eq!(gone(Limits { free: Some(3 * GIB), ..limits }, 2 * GIB), of(&["1"], Reason::Free));
+        let all = Limits { age, bytes: Some(3 * GIB), free: Some(GIB) };
+        assert_eq!(gone(all, 0), of(&["1", "2"], Reason::Age));
+    }
+}

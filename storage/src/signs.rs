@@ -1,0 +1,127 @@
+//! Signs of a mount's health: how its operations have gone lately, noted by those who wait for them.
+
+use crate::events;
+use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// An error is a sign for this long: whoever failed tries again well before.
+const RECENT: Duration = Duration::from_secs(10);
+
+/// How an archive is doing; the worst that is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Health {
+    /// It answers.
+    #[default]
+    Healthy,
+    /// It answers late.
+    Slow,
+    /// It has no room.
+    Full,
+    /// It answers with other errors.
+    Failing,
+    /// It does not answer.
+    Hung,
+}
+
+impl Health {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Healthy, Self::Slow, Self::Full, Self::Failing, Self::Hung];
+
+    /// Its name for people and machines.
+    pub fn label(self) -> &'static str {
+        match self {
+            Health::Healthy => "healthy",
+            Health::Slow => "slow",
+            Health::Full => "full",
+            Health::Failing => "failing",
+            Health::Hung => "hung",
+        }
+    }
+}
+
+/// When operations last failed, and what the storage probe makes of it.
+#[derive(Debug)]
+pub struct Signs {
+    health: Mutex<Health>,
+    began: Instant,
+    /// Milliseconds after `began`, plus one; zero means never.
+    failed: AtomicU64,
+    full: AtomicU64,
+}
+
+impl Default for Signs {
+    fn default() -> Self {
+        Self { health: Mutex::default(), began: Instant::now(), failed: AtomicU64::new(0), full: AtomicU64::new(0) }
+    }
+}
+
+impl Signs {
+    /// Waits for an operation of this kind, and notes how long it took and how it went.
+    pub fn wait<T>(&self, kind: &'static str, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let begun = Instant::now();
+        let result = operation();
+        let now = Instant::now();
+        events::operation(kind, now.saturating_duration_since(begun));
+        result.inspect_err(|error| {
+            events::operation_failed(kind, error);
+            self.note(error, now);
+        })
+    }
+
+    fn note(&self, error: &io::Error, now: Instant) {
+        // Something that is not there is damage, which the watcher mends, and not a storage that fails.
+        if error.kind() == ErrorKind::NotFound {
+            return;
+        }
+        let is_full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        let since = now.saturating_duration_since(self.began).as_millis();
+        let sign = if is_full { &self.full } else { &self.failed };
+        sign.store(u64::try_from(since).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+    }
+
+    /// What the storage probe said last.
+    pub fn health(&self) -> Health {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The storage probe's judgement; what it was before.
+    pub fn set_health(&self, health: Health) -> Health {
+        std::mem::replace(&mut *self.health.lock().unwrap_or_else(PoisonError::into_inner), health)
+    }
+
+    /// Whether an operation failed lately for want of room.
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.is_recent(&self.full, now)
+    }
+
+    /// Whether an operation failed lately for another reason.
+    pub fn is_failing(&self, now: Instant) -> bool {
+        self.is_recent(&self.failed, now)
+    }
+
+    fn is_recent(&self, sign: &AtomicU64, now: Instant) -> bool {
+        let at = sign.load(Ordering::Relaxed).checked_sub(1).map(|since| self.began + Duration::from_millis(since));
+        at.is_some_and(|at| now.saturating_duration_since(at) < RECENT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_signs_for_a_while_and_a_full_disk_is_told_from_a_broken_one() {
+        let (signs, now) = (Signs::default(), Instant::now());
+        let later = now + Duration::from_secs(1) + RECENT;
+        assert!(signs.wait("write", || Ok(())).is_ok());
+        assert!(signs.wait::<()>("read", || Err(ErrorKind::NotFound.into())).is_err());
+        assert!(!signs.is_full(now) && !signs.is_failing(now));
+        assert!(signs.wait::<()>("write", || Err(ErrorKind::StorageFull.into())).is_err());
+        assert!(signs.is_full(now) && !signs.is_failing(now));
+        assert!(signs.wait::<()>("write", || Err(ErrorKind::ReadOnlyFilesystem.into())).is_err());
+        assert!(signs.is_full(now) && signs.is_failing(now));
+        assert!(!signs.is_full(later) && !signs.is_failing(later));
+    }
+}

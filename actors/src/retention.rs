@@ -125,3 +125,48 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
     events::recording_removed(&id, reason);
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use storage::Signs;
+
+    fn recorded(root: &Path, session: &str, ended_at_ms: Option<i64>, files: usize) {
+        let directory = root.join("recordings/live/show").join(session);
+        let hour = directory.join("2026112112");
+        std::fs::create_dir_all(&hour).expect("directories");
+        for n in 0..files {
+            std::fs::write(hour.join(format!("0-{n}.m4s")), "media").expect("written");
+        }
+        let ended = ended_at_ms.map_or("null".to_owned(), |ended| ended.to_string());
+        let record = format!(
+            r#"{{"format":1,"stream":["live","show"],"session":"{session}","published_at_ms":1,"ended_at_ms":{ended},
+            "ended_because":null,"epochs":1,"codecs":null,"target_duration":2,"independent_segments":true,
+            "multivariant":"","segments":{files},"gaps":0,"bytes":5000,"duration_ms":1}}"#
+        );
+        std::fs::write(directory.join("session.json"), record).expect("written");
+    }
+
+    #[test]
+    fn a_large_recording_goes_in_short_steps_and_what_is_live_or_young_enough_stays() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let recordings = Recordings::at(directory.path(), Signs::default().into());
+        recorded(directory.path(), "a1", Some(1000), 2500);
+        recorded(directory.path(), "a2", Some(2000), 3);
+        recorded(directory.path(), "a3", None, 3);
+        assert_eq!(recordings.all().expect("listed").len(), 3);
+        assert_eq!(step(&recordings, Limits::default()).ok(), Some(false), "without limits nothing goes");
+        let limits = Limits { bytes: Some(10_000), ..Limits::default() };
+        assert_eq!(step(&recordings, limits).ok(), Some(true));
+        let left: Vec<_> = recordings.all().expect("listed").into_iter().map(|record| record.id.session).collect();
+        assert_eq!(left, ["a2", "a3"], "for everybody who asks it is gone at once");
+        let mut steps = 0;
+        while step(&recordings, limits).expect("it works") {
+            steps += 1;
+        }
+        assert!((3..=5).contains(&steps), "{steps} steps for 2500 files");
+        let names = std::fs::read_dir(directory.path().join("recordings/live/show")).expect("listed");
+        assert_eq!(names.count(), 2);
+    }
+}

@@ -3,17 +3,21 @@
 use crate::events;
 use crate::fault::Fault;
 use crate::vitals::{Vital, Vitals};
+use memory::Content;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use storage::disk::{Disk, HUNG_AFTER};
 use storage::snapshot::{DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
-use storage::{LiveStream, Registry};
+use storage::{Archive, LiveStream, Registry};
 use tokio::time::{Duration, Instant};
 
 /// How often the directory is looked at: whole listings are cheap for a window's few files.
 const CHECK: Duration = Duration::from_secs(5);
+/// Every so many looks a segment is read back and compared with what is in memory. Reading costs storage as much as
+/// writing does.
+const SCRUB_EVERY: u64 = 4;
 
 /// Messages to the watcher.
 #[derive(Debug)]
@@ -21,9 +25,20 @@ pub enum Msg {
     /// Time to look.
     Check,
     /// What was believed when the look began, and what is there.
-    Listed(u64, BTreeMap<String, u64>, io::Result<BTreeMap<String, u64>>),
+    Looked(u64, BTreeMap<String, u64>, io::Result<Look>),
     /// Fails on purpose.
     Fail(Fault),
+}
+
+/// What a look has found.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Names and lengths.
+    listed: BTreeMap<String, u64>,
+    /// Files that hold other bytes than they should.
+    spoilt: Vec<String>,
+    /// So does the playlist, or the digests.
+    documents_spoilt: bool,
 }
 
 /// What a watcher needs to start.
@@ -52,7 +67,7 @@ impl Actor for Watcher {
         myself.send_after(CHECK, || Msg::Check);
         let vital = args.vitals.register(format!("watcher {}", args.stream.name));
         let Args { stream, disk, registry, .. } = args;
-        Ok(State { stream, disk, registry, ticket: 0, in_flight: None, vital })
+        Ok(State { stream, disk, registry, ticket: 0, in_flight: None, looks: 0, vital })
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -62,7 +77,7 @@ impl Actor for Watcher {
                 myself.send_after(CHECK, || Msg::Check);
                 state.check(&myself, Instant::now());
             }
-            Msg::Listed(ticket, believed, result) => state.listed(ticket, &believed, result),
+            Msg::Looked(ticket, believed, result) => state.looked(ticket, &believed, result),
             Msg::Fail(fault) => fault.strike()?,
         }
         Ok(())
@@ -76,6 +91,7 @@ pub struct State {
     registry: Arc<Registry>,
     ticket: u64,
     in_flight: Option<Instant>,
+    looks: u64,
     vital: Arc<Vital>,
 }
 
@@ -88,30 +104,33 @@ impl State {
             return;
         }
         self.ticket += 1;
+        self.looks += 1;
+        let scrub = self.looks.is_multiple_of(SCRUB_EVERY).then_some(self.looks / SCRUB_EVERY);
+        let scrub = scrub.filter(|_| self.disk.may_scrub(std::time::Instant::now()));
         let (myself, ticket, stream) = (myself.clone(), self.ticket, self.stream.clone());
         let listing = self.disk.submit(move |archive| {
             let believed = stream.ledger.files();
-            let listed = archive.list(&stream.name);
-            let _ = myself.send_message(Msg::Listed(ticket, believed, listed));
+            let looked = look(archive, &stream, scrub);
+            let _ = myself.send_message(Msg::Looked(ticket, believed, looked));
         });
         // A full queue is the archiver's trouble too; the next check comes anyway.
         self.in_flight = listing.is_ok().then_some(now);
     }
 
-    fn listed(&mut self, ticket: u64, believed: &BTreeMap<String, u64>, result: io::Result<BTreeMap<String, u64>>) {
+    fn looked(&mut self, ticket: u64, believed: &BTreeMap<String, u64>, result: io::Result<Look>) {
         if ticket != self.ticket {
             return;
         }
         self.in_flight = None;
-        let listed = match result {
-            Ok(listed) => listed,
+        let look = match result {
+            Ok(look) => look,
             Err(error) => return events::watch_failed(&self.stream, &error),
         };
         // What the archiver removed meanwhile is not missing.
         let still = self.stream.ledger.files();
         let believed: BTreeMap<_, _> =
             believed.iter().filter(|(name, _)| still.contains_key(*name)).map(|(n, l)| (n.clone(), *l)).collect();
-        let damage = damage(&believed, &listed);
+        let damage = damage(&believed, &look);
         for name in &damage.files {
             self.stream.ledger.forget(name);
         }
@@ -122,19 +141,51 @@ impl State {
     }
 }
 
+/// Looks at a stream's directory. `scrub` picks the segment that is read back.
+fn look(archive: &dyn Archive, stream: &LiveStream, scrub: Option<u64>) -> io::Result<Look> {
+    let listed = archive.list(&stream.name)?;
+    let snapshot = stream.window.snapshot();
+    let mut look = Look { listed, ..Look::default() };
+    let held: Vec<_> =
+        snapshot.listed.iter().map(|listed| &listed.file).filter(|file| stream.ledger.holds(&file.name)).collect();
+    let picked = scrub.and_then(|number| held.get(usize::try_from(number).unwrap_or(0) % held.len().max(1)));
+    if let Some(file) = picked
+        && differs(archive, stream, &file.name, &file.bytes)?
+    {
+        look.spoilt.push(file.name.clone());
+    }
+    let is_current = || stream.ledger.documents().is_some_and(|there| there.version == snapshot.version);
+    if is_current() {
+        let differ = differs(archive, stream, MEDIA_PLAYLIST, &snapshot.media_playlist.content())?
+            || differs(archive, stream, DIGESTS, &snapshot.digests.content())?;
+        // Only if the archiver has not replaced them meanwhile.
+        look.documents_spoilt = differ && is_current() && stream.window.snapshot().version == snapshot.version;
+    }
+    Ok(look)
+}
+
+/// Whether a file that is there holds other bytes. One that is missing is missing from the listing, too.
+fn differs(archive: &dyn Archive, stream: &LiveStream, name: &str, expected: &Content) -> io::Result<bool> {
+    match archive.read(&stream.name, name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => Ok(found? != expected.to_bytes()),
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Damage {
-    /// Files that are missing or have another length.
+    /// Files that are missing, have another length, or other bytes.
     files: Vec<String>,
-    /// A playlist or the digests are missing.
+    /// A playlist or the digests are missing, or have other bytes.
     documents: bool,
 }
 
-fn damage(believed: &BTreeMap<String, u64>, listed: &BTreeMap<String, u64>) -> Damage {
-    let files =
-        believed.iter().filter(|(name, length)| listed.get(*name) != Some(*length)).map(|(name, _)| name.clone());
+fn damage(believed: &BTreeMap<String, u64>, look: &Look) -> Damage {
+    let is_damaged = |name: &String, length: &u64| look.listed.get(name) != Some(length) || look.spoilt.contains(name);
+    let files = believed.iter().filter(|(name, length)| is_damaged(name, length)).map(|(name, _)| name.clone());
     let documents = [DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST];
-    Damage { files: files.collect(), documents: documents.iter().any(|name| !listed.contains_key(*name)) }
+    let documents = documents.iter().any(|name| !look.listed.contains_key(*name));
+    Damage { files: files.collect(), documents: documents || look.documents_spoilt }
 }
 
 #[cfg(test)]
@@ -150,7 +201,12 @@ mod tests {
         let believed = files(&[("a", 5), ("b", 5), ("c", 5)]);
         let documents = [(DIGESTS, 1), (MEDIA_PLAYLIST, 1), (MULTIVARIANT_PLAYLIST, 1)];
         let listed = files(&[&[("a", 5), ("b", 4), ("new", 9)][..], &documents].concat());
-        assert_eq!(damage(&believed, &listed), Damage { files: vec!["b".into(), "c".into()], documents: false });
-        assert!(damage(&believed, &files(&[("a", 5), ("b", 5), ("c", 5)])).documents);
+        let look = Look { listed, ..Look::default() };
+        assert_eq!(damage(&believed, &look), Damage { files: vec!["b".into(), "c".into()], documents: false });
+        let look = Look { spoilt: vec!["a".to_owned()], documents_spoilt: true, ..look };
+        assert_eq!(damage(&believed, &look).files, ["a", "b", "c"]);
+        assert!(damage(&believed, &look).documents);
+        let listed = files(&[("a", 5), ("b", 5), ("c", 5)]);
+        assert!(damage(&believed, &Look { listed, ..Look::default() }).documents);
     }
 }

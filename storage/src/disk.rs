@@ -22,6 +22,8 @@ const MAX_QUEUED: usize = 8192;
 pub const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// Threads that may be lost to hung jobs before no more are started.
 const MAX_LOST: usize = 32;
+/// Files read back in a second, at most: storage has other things to do.
+const MAX_SCRUBBED: u32 = 100;
 /// How often what was written is made durable, at most.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// How long a sync waits for others that want one: streams write at the same moments.
@@ -62,7 +64,15 @@ pub struct Disk {
     /// Takes one question at a time, also while the breaker is open.
     probe: Sender<Job>,
     breaker: Arc<Mutex<Breaker>>,
+    scrubbed: Mutex<Scrubbed>,
     workers: Mutex<Vec<Arc<Worker>>>,
+}
+
+/// Files read back lately.
+#[derive(Debug, Default)]
+struct Scrubbed {
+    since: Option<Instant>,
+    files: u32,
 }
 
 /// Closed while questions are answered.
@@ -95,7 +105,8 @@ impl Disk {
         };
         let breaker = Arc::<Mutex<Breaker>>::default();
         let probe = start_probe_thread(archive.clone(), breaker.clone())?;
-        let disk = Self { archive, jobs, queue, syncs, probe, breaker, workers: Mutex::default() };
+        let disk =
+            Self { archive, jobs, queue, syncs, probe, breaker, scrubbed: Mutex::default(), workers: Mutex::default() };
         for _ in 0..THREADS {
             disk.start_worker()?;
         }
@@ -132,6 +143,16 @@ impl Disk {
                 Ok(())
             }
         }
+    }
+
+    /// Whether one more file may be read back now to see whether it is what it should be.
+    pub fn may_scrub(&self, now: Instant) -> bool {
+        let mut scrubbed = locked(&self.scrubbed);
+        if scrubbed.since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
+            *scrubbed = Scrubbed { since: Some(now), files: 0 };
+        }
+        scrubbed.files += 1;
+        scrubbed.files <= MAX_SCRUBBED
     }
 
     /// Looks at the threads; replaces those that hang. Called every second by the storage probe.
@@ -326,6 +347,14 @@ mod tests {
         let (done, finished) = sync_channel(64);
         disk.submit(move |_| done.send(()).expect("test waits")).expect("room");
         assert_eq!(finished.recv_timeout(Duration::from_secs(10)), Ok(()));
+    }
+
+    #[test]
+    fn no_more_than_a_hundred_files_are_read_back_in_a_second() {
+        let (_directory, disk) = disk();
+        let now = Instant::now();
+        assert_eq!((0..500).filter(|_| disk.may_scrub(now)).count(), 100);
+        assert!(disk.may_scrub(now + Duration::from_secs(1)));
     }
 
     #[test]

@@ -124,3 +124,39 @@ async fn writes_that_fail_or_hang_touch_no_viewer_and_the_archive_is_whole_after
         assert!(asides(|name| !name.starts_with("0-")) <= 3, "errno {errno}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_change_on_disk_are_written_again_though_nothing_else_tells_of_it() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let data = directory.path().join("data");
+    let tree = Tree::start_on(directory, Arc::new(LocalDirectory::at(&data))).await;
+    let mut show = tree.publish("show").await;
+    let stream = tree.stream("show");
+    show.send(300);
+    // From here on nothing is published that would hide what is mended.
+    show.session.stop(None);
+    let held = || matches!(stream.publisher(), storage::Publisher::Held { .. });
+    wait_for("the loss is noticed", || (!held()).then_some(())).await;
+    packaged(&stream).await;
+    let snapshot = stream.window.snapshot();
+    let version = || stream.ledger.documents().map(|there| there.version);
+    wait_for("it is archived", || (version() == Some(snapshot.version)).then_some(())).await;
+    // In place, and as long as before: as a disk does that loses bits.
+    let spoil = |name: &str| {
+        let path = data.join("live/live/show").join(name);
+        let mut bytes = std::fs::read(&path).expect("archived");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, &bytes).expect("written");
+    };
+    let is_mended = |name: &str, bytes: &Content| {
+        std::fs::read(data.join("live/live/show").join(name)).is_ok_and(|there| there == bytes.to_bytes())
+    };
+    spoil("0.m3u8");
+    let playlist = snapshot.media_playlist.content();
+    wait_for("the playlist is mended", || is_mended("0.m3u8", &playlist).then_some(())).await;
+    let segments: Vec<_> = snapshot.listed.iter().map(|listed| &listed.file).collect();
+    segments.iter().for_each(|file| spoil(&file.name));
+    // One is read back every 20 s.
+    wait_for("a segment is mended", || segments.iter().find(|file| is_mended(&file.name, &file.bytes))).await;
+}

@@ -14,6 +14,7 @@ use finding::{Findings, Report, Rule};
 use playlist::{History, Reading};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often playlists are read.
@@ -36,6 +37,21 @@ pub struct Audit {
     pub duration: Duration,
     /// The playlist is expected to end meanwhile.
     pub expect_end: bool,
+    /// Who wants to see what is fetched; who does not take it in time slows the audit.
+    pub seen: Option<SyncSender<Seen>>,
+}
+
+/// A segment that was fetched when it was new.
+#[derive(Debug)]
+pub struct Seen {
+    /// Media sequence number.
+    pub sequence: u64,
+    /// As listed.
+    pub uri: String,
+    /// Its bytes.
+    pub body: Vec<u8>,
+    /// Its initialization section, if it has one.
+    pub map: Option<Vec<u8>>,
 }
 
 /// Audits every rendition of a playlist at once; a report for each.
@@ -53,7 +69,7 @@ pub fn run(audit: &Audit) -> anyhow::Result<Vec<Report>> {
         .into_iter()
         .map(|url| {
             let audit = audit.clone();
-            std::thread::spawn(move || Follower::new(url).follow(&audit))
+            std::thread::spawn(move || Follower::new(url, audit.seen.clone()).follow(&audit))
         })
         .collect();
     followers.into_iter().map(|follower| follower.join().map_err(|_| anyhow::anyhow!("the auditor panicked"))).collect()
@@ -114,12 +130,14 @@ struct Follower {
     segments: u64,
     refetched: u64,
     first_segment: Duration,
+    seen: Option<SyncSender<Seen>>,
 }
 
 impl Follower {
-    fn new(url: String) -> Self {
+    fn new(url: String, seen: Option<SyncSender<Seen>>) -> Self {
         Self {
             url,
+            seen,
             history: History::default(),
             continuity: Continuity::default(),
             findings: Findings::default(),
@@ -255,6 +273,10 @@ impl Follower {
                 self.continuity.take(sequence, &entry, content, self.history.independent, &mut self.findings);
             }
             Err(error) => self.findings.add(Rule::Unreadable, &entry.uri, format!("{error:#}")),
+        }
+        if let Some(seen) = &self.seen {
+            // Who has gone wants to see nothing more.
+            let _ = seen.send(Seen { sequence, uri: entry.uri, body: answer.body, map: map.cloned() });
         }
     }
 

@@ -83,6 +83,17 @@ impl Clip {
     }
 }
 
+/// The access units of an FLV file's H.264 track, in decode order.
+pub fn pictures(file: &[u8]) -> anyhow::Result<Vec<&[u8]>> {
+    /// Bytes before the access unit: frame type and codec, packet type, composition time (FLV 10.1, E.4.3).
+    const HEADER: usize = 5;
+    Ok(tags(file)?
+        .into_iter()
+        .filter(|tag| tag.kind == 9 && !tag.is_header())
+        .filter_map(|tag| tag.body.get(HEADER..))
+        .collect())
+}
+
 struct Tag<'a> {
     kind: u8,
     timestamp: u32,

@@ -7,4 +7,6 @@ pub mod faultfs;
 pub mod frames;
 pub mod load;
 pub mod rtmp_client;
+pub mod scenario;
+pub mod server;
 pub mod viewers;

@@ -5,8 +5,9 @@ use chaos::bench::report::{self, Bench};
 use chaos::faultfs::{Mount, Rule};
 use chaos::frames;
 use chaos::load::{self, Load};
+use chaos::scenario::{self, MATRIX, SCENARIOS, Setting};
 use chaos::viewers::Viewers;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -90,6 +91,27 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Lists the scenarios.
+    List,
+    /// Runs scenarios: the real server, real publishers and viewers, faults, and a judge. Needs root.
+    Run {
+        /// Their names; see `list`.
+        #[arg(required = true)]
+        scenarios: Vec<String>,
+        /// What chance follows.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Runs everything that is in docs/chaos-report.md. Needs root.
+    Matrix {
+        /// What chance follows.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[command(flatten)]
+        files: Files,
+    },
     /// Measures what publishing and viewing cost, beside nginx-rtmp, and writes a report. Needs root.
     Bench {
         /// Our binary.
@@ -116,6 +138,23 @@ enum Command {
     },
 }
 
+/// Where scenarios find and leave things.
+#[derive(Debug, Args)]
+struct Files {
+    /// Our binary.
+    #[arg(long, default_value = "target/release/steadycast")]
+    program: PathBuf,
+    /// Where clips, archives and mounts go.
+    #[arg(long, default_value = "target/chaos")]
+    directory: PathBuf,
+    /// Page to write; without it, it is printed.
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Everything that was observed, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Load { url, clip, streams, seconds, viewers, play } => {
@@ -125,12 +164,23 @@ fn main() -> anyhow::Result<()> {
         Command::Numbered { file, fps, seconds, first } => frames::make(&file, fps, seconds, first),
         Command::Count { input, seconds } => count(&input, seconds),
         Command::Audit { urls, seconds, expect_end } => audit_all(urls, seconds, expect_end),
+        Command::List => {
+            SCENARIOS.iter().for_each(|scenario| println!("{:14} {}", scenario.name, scenario.what));
+            Ok(())
+        }
+        Command::Run { scenarios, seed, files } => run_scenarios(&scenarios, seed, files),
+        Command::Matrix { seed, files } => run_scenarios(&MATRIX.map(str::to_owned), seed, files),
         Command::Faultfs { source, point, seed } => faultfs(&source, &point, seed),
         Command::Bench { program, directory, streams, most, rounds, seconds, report } => {
             let window = Duration::from_secs(seconds);
             report::run(&Bench { program, directory, streams, most, rounds, window, report })
         }
     }
+}
+
+fn run_scenarios(names: &[String], seed: u64, files: Files) -> anyhow::Result<()> {
+    let Files { program, directory, report, json } = files;
+    scenario::run(names, &Setting { program, directory, seed }, report.as_deref(), json.as_deref())
 }
 
 /// Publishers, and viewers if there are any; fails if a publisher was disconnected or a viewer met an error or a stall.
@@ -165,7 +215,8 @@ fn load_with(load: &Load, viewers: usize, play: Option<&str>) -> anyhow::Result<
 
 /// Audits playlists side by side; fails if anything was found.
 fn audit_all(urls: Vec<String>, seconds: u64, expect_end: bool) -> anyhow::Result<()> {
-    let audits = urls.into_iter().map(|url| Audit { url, duration: Duration::from_secs(seconds), expect_end });
+    let audits =
+        urls.into_iter().map(|url| Audit { url, duration: Duration::from_secs(seconds), expect_end, seen: None });
     let audits: Vec<_> = audits.map(|audit| std::thread::spawn(move || audit::run(&audit))).collect();
     let mut reports = Vec::new();
     for audit in audits {

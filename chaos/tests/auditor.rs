@@ -358,7 +358,7 @@ fn delay_audio(bytes: &mut [u8]) {
 
 fn audit(container: Container, fault: Fault) -> Report {
     let address = Origin::start(container, fault);
-    let audit = Audit { url: format!("http://{address}/live.m3u8"), duration: AUDITED, expect_end: false };
+    let audit = Audit { url: format!("http://{address}/live.m3u8"), duration: AUDITED, expect_end: false, seen: None };
     run(&audit).expect("a playlist").remove(0)
 }
 
@@ -403,8 +403,12 @@ fn a_name_that_is_used_again_is_found() {
 #[test]
 fn an_end_is_expected_only_where_it_is() {
     let address = Origin::start(Container::Ts, Fault::None);
-    let audit =
-        Audit { url: format!("http://{address}/live.m3u8"), duration: Duration::from_secs(2), expect_end: true };
+    let audit = Audit {
+        url: format!("http://{address}/live.m3u8"),
+        duration: Duration::from_secs(2),
+        expect_end: true,
+        seen: None,
+    };
     let report = run(&audit).expect("a playlist").remove(0);
     assert!(report.findings.iter().any(|finding| finding.rule == Rule::NotEnded), "{report:?}");
 }

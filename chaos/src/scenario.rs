@@ -1,0 +1,115 @@
+//! Scenarios: the real binary, real publishers and viewers, faults by a seed, and a judge that knows what was promised.
+
+pub mod judge;
+mod kills;
+mod matrix;
+mod report;
+mod storage;
+mod witness;
+
+use anyhow::{Context, bail};
+use report::Outcome;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Longest clip a scenario publishes, seconds: no picture comes twice in it.
+const CLIP_SECONDS: u64 = 150;
+
+/// How a scenario is run.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// The server's binary.
+    pub program: PathBuf,
+    /// Where clips, archives and mounts go.
+    pub directory: PathBuf,
+    /// What chance follows.
+    pub seed: u64,
+}
+
+/// Something that can be run.
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
+    /// What happens in it.
+    pub what: &'static str,
+    run: fn(&Setting) -> anyhow::Result<Outcome>,
+}
+
+/// All of them.
+pub const SCENARIOS: [Scenario; 4] = [
+    Scenario {
+        name: "storage",
+        what: "each operation fails with each error, once, for 5 s and for 60 s; hangs, delays, short writes, directories \
+               deleted, mounts replaced: the whole matrix, 16 faults at a time on mounts of their own, beside 100 streams",
+        run: |setting| storage::run(setting, &matrix::whole(setting.seed), 100),
+    },
+    Scenario {
+        name: "storage-short",
+        what: "a dozen faults of that matrix, for 5 s, side by side",
+        run: |setting| storage::run(setting, &matrix::short(), 0),
+    },
+    Scenario {
+        name: "kills",
+        what: "the process is killed with -9 at 30 random moments while it writes",
+        run: |setting| kills::run(setting, 30),
+    },
+    Scenario { name: "kills-short", what: "the same, 4 times", run: |setting| kills::run(setting, 4) },
+];
+
+/// Those whose outcome is `docs/chaos-report.md`.
+pub const MATRIX: [&str; 2] = ["storage", "kills"];
+
+/// Runs scenarios one after the other and writes what came of them; fails if a promise was broken.
+pub fn run(names: &[String], setting: &Setting, markdown: Option<&Path>, json: Option<&Path>) -> anyhow::Result<()> {
+    let find = |name: &String| {
+        let known = || SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
+        let found = SCENARIOS.iter().find(|scenario| scenario.name == name);
+        found.with_context(|| format!("there is no scenario {name}; there are: {}", known()))
+    };
+    let scenarios = names.iter().map(find).collect::<anyhow::Result<Vec<_>>>()?;
+    std::fs::create_dir_all(&setting.directory)?;
+    let directory = std::fs::canonicalize(&setting.directory)?;
+    let setting = Setting { directory, ..setting.clone() };
+    let mut outcomes = Vec::new();
+    for scenario in scenarios {
+        eprintln!("{} (seed {})", scenario.name, setting.seed);
+        let outcome = (scenario.run)(&setting).with_context(|| scenario.name)?;
+        outcome.broken().iter().for_each(|broken| eprintln!("broken: {broken}"));
+        outcomes.push((scenario.name, scenario.what, outcome));
+    }
+    let text = report::markdown(&outcomes, setting.seed);
+    match markdown {
+        Some(file) => std::fs::write(file, text).with_context(|| file.display().to_string())?,
+        None => println!("{text}"),
+    }
+    if let Some(file) = json {
+        std::fs::write(file, report::json(&outcomes)?).with_context(|| file.display().to_string())?;
+    }
+    let broken: usize = outcomes.iter().map(|(_, _, outcome)| outcome.broken().len()).sum();
+    if broken > 0 {
+        bail!("{broken} promises were broken");
+    }
+    Ok(())
+}
+
+/// A clip of 945 kbit/s with a key frame every two seconds, in which no picture is there twice; made once.
+fn clip(directory: &Path) -> anyhow::Result<PathBuf> {
+    let file = directory.join("scenario.flv");
+    if file.exists() {
+        return Ok(file);
+    }
+    // Written aside: half a clip would be taken for a whole one the next time.
+    let aside = directory.join("scenario.tmp.flv");
+    let (video, audio) = (
+        format!("testsrc2=size=640x360:rate=30:duration={CLIP_SECONDS}"),
+        format!("anoisesrc=sample_rate=44100:duration={CLIP_SECONDS}:amplitude=0.1:seed=1"),
+    );
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-y", "-f", "lavfi", "-i", &video, "-f", "lavfi", "-i", &audio]);
+    ffmpeg.args(["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-bf", "0", "-g", "60"]);
+    ffmpeg.args(["-keyint_min", "60", "-sc_threshold", "0", "-nal-hrd", "cbr", "-b:v", "850k", "-minrate", "850k"]);
+    ffmpeg.args(["-maxrate", "850k", "-bufsize", "850k", "-c:a", "aac", "-b:a", "96k", "-f", "flv"]).arg(&aside);
+    anyhow::ensure!(ffmpeg.status().context("ffmpeg: run `make tools`")?.success(), "{ffmpeg:?}");
+    std::fs::rename(aside, &file)?;
+    Ok(file)
+}

@@ -1,0 +1,217 @@
+//! Judge: which promises a stream has kept. Pure: it is given what was observed.
+
+use super::witness::{Order, Testimony};
+use crate::audit::finding::Finding;
+use serde::Serialize;
+use std::time::Duration;
+
+/// Longest time without a new segment, in target durations.
+const MAX_WAIT: f64 = 1.5;
+/// How often the witness looks: so much later a segment may be seen than listed.
+const LOOK: Duration = Duration::from_millis(250);
+/// An archive is whole again this long after a fault, beside what its backlog takes.
+const HEALED: Duration = Duration::from_secs(10);
+/// What a segment of the backlog may take: writing, its part of a sync, its entry in the recording.
+const PER_SEGMENT: Duration = Duration::from_millis(250);
+/// `/healthz` and `/metrics` are answered within this, in 99 of 100 cases.
+const MAX_ANSWER: Duration = Duration::from_millis(50);
+
+/// What became of a recording.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Recorded {
+    /// Segments that are there with the bytes viewers got.
+    pub same: usize,
+    /// That are there with others.
+    pub different: Vec<String>,
+    /// That viewers got and the recording does not tell of.
+    pub untold: Vec<String>,
+    /// That are listed and not there.
+    pub absent: Vec<String>,
+    /// Gaps in the VOD playlist.
+    pub gaps: usize,
+    /// Gaps in the session's record.
+    pub told_gaps: usize,
+}
+
+/// What was observed of one stream.
+#[derive(Debug, Clone, Serialize)]
+pub struct Observed {
+    /// What happened to its storage.
+    pub fault: String,
+    /// Whether the fault is one that its operations can meet: only then must it have struck.
+    pub must_strike: bool,
+    /// Operations that met it.
+    pub struck: u64,
+    /// For how long it was in force, seconds.
+    pub fault_seconds: f64,
+    /// The auditor's findings.
+    pub findings: Vec<Finding>,
+    /// Longest time without a new segment, seconds.
+    pub longest_wait: f64,
+    /// Segments seen.
+    pub segments: usize,
+    /// EXT-X-TARGETDURATION, seconds.
+    pub target_duration: f64,
+    /// How late the generator was at worst, seconds.
+    pub generator_lag: f64,
+    /// Pictures.
+    pub order: Order,
+    /// The publisher was disconnected.
+    pub disconnected: bool,
+    /// The session, or its published-at, is another than before.
+    pub session_changed: bool,
+    /// Seconds after the fault until the archive was whole; none if it was not in time.
+    pub healed_after: Option<f64>,
+    /// The recording, where there is one to be compared.
+    pub recorded: Option<Recorded>,
+}
+
+impl Observed {
+    /// Notes what a witness saw.
+    pub fn saw(&mut self, testimony: Testimony) {
+        self.longest_wait = testimony.report.longest_wait.as_secs_f64();
+        self.findings = testimony.report.findings;
+        self.segments = testimony.segments.len();
+        self.order = testimony.order;
+    }
+
+    /// How long the archive may take to be whole again.
+    pub fn heal_limit(fault: Duration, target: Duration) -> Duration {
+        let backlog = fault.as_secs_f64() / target.as_secs_f64().max(1.0);
+        HEALED + PER_SEGMENT.mul_f64(backlog)
+    }
+
+    /// Promises that were broken; none if all were kept.
+    pub fn broken(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut check = |kept: bool, sentence: String| {
+            if !kept {
+                broken.push(sentence);
+            }
+        };
+        check(!self.must_strike || self.struck > 0, "the fault was never met: this proves nothing".to_owned());
+        check(self.segments > 0, "nothing was seen".to_owned());
+        for finding in &self.findings {
+            check(false, format!("{:?} at {}: {}", finding.rule, finding.subject, finding.detail));
+        }
+        let limit = MAX_WAIT * self.target_duration + self.generator_lag + LOOK.as_secs_f64();
+        check(
+            self.longest_wait <= limit,
+            format!("no new segment for {:.1} s, allowed are {limit:.1}", self.longest_wait),
+        );
+        let Order { pictures, missing, repeated, unknown, .. } = self.order;
+        check(pictures > 0, "no picture was seen".to_owned());
+        check(missing + repeated + unknown == 0, format!("{missing} missing, {repeated} repeated, {unknown} damaged"));
+        check(!self.disconnected, "the publisher was disconnected".to_owned());
+        check(!self.session_changed, "the session or its published-at changed".to_owned());
+        check(self.healed_after.is_some(), "the archive was not whole again in time".to_owned());
+        if let Some(recorded) = &self.recorded {
+            check(recorded.different.is_empty(), format!("recorded with other bytes: {:?}", recorded.different));
+            check(recorded.untold.is_empty(), format!("neither recorded nor a gap: {:?}", recorded.untold));
+            check(recorded.absent.is_empty(), format!("listed in the recording and not there: {:?}", recorded.absent));
+            let (listed, told) = (recorded.gaps, recorded.told_gaps);
+            check(listed == told, format!("{listed} gaps are listed and {told} are in the session's record"));
+        }
+        broken
+    }
+}
+
+/// How health was answered meanwhile.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Answers {
+    /// Questions.
+    pub asked: usize,
+    /// That were not answered with 200.
+    pub failed: usize,
+    /// 99 of 100 answers came within this, milliseconds.
+    pub p99_ms: f64,
+}
+
+impl Answers {
+    /// Of these times; `failed` had none.
+    pub fn of(mut times: Vec<Duration>, failed: usize) -> Self {
+        times.sort_unstable();
+        let p99 = times.get((times.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default();
+        Self { asked: times.len() + failed, failed, p99_ms: p99.as_secs_f64() * 1000.0 }
+    }
+
+    /// Promises that were broken.
+    pub fn broken(&self) -> Vec<String> {
+        let late = self.p99_ms > MAX_ANSWER.as_secs_f64() * 1000.0;
+        let late = late.then(|| format!("health and metrics were answered within {:.0} ms (p99)", self.p99_ms));
+        let failed = (self.failed > 0).then(|| format!("{} of {} questions failed", self.failed, self.asked));
+        late.into_iter().chain(failed).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::finding::Rule;
+
+    fn kept() -> Observed {
+        Observed {
+            fault: "write fails with EIO for 5 s".to_owned(),
+            must_strike: true,
+            struck: 7,
+            fault_seconds: 5.0,
+            findings: Vec::new(),
+            longest_wait: 2.9,
+            segments: 20,
+            target_duration: 2.0,
+            generator_lag: 0.1,
+            order: Order::of(1200),
+            disconnected: false,
+            session_changed: false,
+            healed_after: Some(3.0),
+            recorded: Some(Recorded { same: 20, ..Recorded::default() }),
+        }
+    }
+
+    #[test]
+    fn every_promise_that_is_broken_is_found_and_none_that_is_kept() {
+        assert_eq!(kept().broken(), Vec::<String>::new());
+        let finding = Finding { rule: Rule::Digest, subject: "0-7.m4s".to_owned(), detail: String::new() };
+        let recorded = |change: fn(&mut Recorded)| {
+            let mut recorded = kept().recorded.expect("one");
+            change(&mut recorded);
+            Observed { recorded: Some(recorded), ..kept() }
+        };
+        let order = |change: fn(&mut Order)| {
+            let mut order = kept().order;
+            change(&mut order);
+            Observed { order, ..kept() }
+        };
+        for (broken, part) in [
+            (Observed { struck: 0, ..kept() }, "never met"),
+            (Observed { segments: 0, ..kept() }, "nothing was seen"),
+            (Observed { findings: vec![finding], ..kept() }, "Digest at 0-7.m4s"),
+            (Observed { longest_wait: 3.5, ..kept() }, "no new segment for 3.5 s"),
+            (order(|order| order.missing = 1), "1 missing"),
+            (order(|order| order.repeated = 2), "2 repeated"),
+            (order(|order| order.unknown = 3), "3 damaged"),
+            (order(|order| order.pictures = 0), "no picture"),
+            (Observed { disconnected: true, ..kept() }, "disconnected"),
+            (Observed { session_changed: true, ..kept() }, "published-at"),
+            (Observed { healed_after: None, ..kept() }, "not whole"),
+            (recorded(|recorded| recorded.different.push("a".to_owned())), "other bytes"),
+            (recorded(|recorded| recorded.untold.push("a".to_owned())), "neither recorded"),
+            (recorded(|recorded| recorded.absent.push("a".to_owned())), "not there"),
+            (recorded(|recorded| recorded.gaps = 1), "1 gaps are listed and 0"),
+        ] {
+            let found = broken.broken();
+            assert!(found.len() == 1 && found[0].contains(part), "{part}: {found:?}");
+        }
+        assert!(kept().struck > 0 && Observed { struck: 0, must_strike: false, ..kept() }.broken().is_empty());
+    }
+
+    #[test]
+    fn one_late_answer_in_a_hundred_is_allowed_and_two_are_not() {
+        let answers = |late: usize| {
+            let times = (0..100).map(|n| Duration::from_millis(if n < late { 400 } else { 2 })).collect();
+            Answers::of(times, 0).broken().len()
+        };
+        assert_eq!([answers(0), answers(1), answers(2)], [0, 0, 1]);
+        assert_eq!(Answers::of(Vec::new(), 1).broken().len(), 1);
+    }
+}

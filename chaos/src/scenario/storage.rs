@@ -1,0 +1,365 @@
+//! Storage fails while streams are live: faults side by side, each on a mount and a stream of its own.
+
+use super::judge::{Answers, Observed, Recorded};
+use super::matrix::{Cell, Fault};
+use super::report::{Outcome, Row};
+use super::witness::{Pictures, Testimony, Witness, sha};
+use super::{Setting, clip};
+use crate::faultfs::Mount;
+use crate::load::{self, Load};
+use crate::server::{Server, get, wait_for};
+use anyhow::Context;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Faults at a time: as many archives as the server has of applications' own.
+const SIDE_BY_SIDE: usize = 16;
+/// From a stream's first sample until it is listed, at most.
+const LISTED: Duration = Duration::from_secs(20);
+/// The show before the fault.
+const BEFORE: Duration = Duration::from_secs(6);
+/// The show after everything is whole again.
+const AFTER: Duration = Duration::from_secs(4);
+/// How long the server waits for publishers that are gone, seconds.
+const GRACE: &str = "2";
+/// From the end of the publishers to the end of their recordings.
+const RECORDED: Duration = Duration::from_secs(60);
+/// How often things are looked at.
+const POLL: Duration = Duration::from_millis(100);
+/// Target duration of the server's segments.
+const TARGET: Duration = Duration::from_secs(2);
+
+/// Runs groups of faults that last equally long, beside other streams on healthy storage.
+pub fn run(setting: &Setting, groups: &[Vec<Cell>], streams: usize) -> anyhow::Result<Outcome> {
+    let clip = clip(&setting.directory)?;
+    let known = Arc::new(Pictures::of(&std::fs::read(&clip)?)?);
+    let mut outcome = Outcome::default();
+    for group in groups {
+        for cells in group.chunks(SIDE_BY_SIDE) {
+            let others = streams.saturating_sub(cells.len());
+            let stage = Stage::set(setting, cells, &clip)?;
+            let played = stage.play(cells, &known, others)?;
+            eprintln!(
+                "{} of {} kept",
+                played.rows.iter().filter(|row| row.broken.is_empty()).count(),
+                played.rows.len()
+            );
+            outcome.add(played);
+        }
+    }
+    Ok(outcome)
+}
+
+/// A mount with its fault.
+struct Place {
+    mount: Option<Mount>,
+    source: PathBuf,
+    point: PathBuf,
+    stream: String,
+}
+
+/// Everything that runs, and is taken down in this order.
+struct Stage {
+    server: Server,
+    places: Vec<Place>,
+    clip: PathBuf,
+    directory: PathBuf,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // What hangs is released first: a process inside a hung operation does not end.
+        for place in &self.places {
+            let _ = place.mount.as_ref().map(|mount| mount.rules().set(Vec::new()));
+        }
+    }
+}
+
+/// Removes a directory when everything in it has ended.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Stage {
+    fn set(setting: &Setting, cells: &[Cell], clip: &Path) -> anyhow::Result<Self> {
+        let directory = setting.directory.join(format!("storage-{}", std::process::id()));
+        let mut options: Vec<String> = ["--record", "--grace", GRACE, "--data"].map(str::to_owned).to_vec();
+        options.push(directory.join("data").display().to_string());
+        options.extend(["--runtime-dir".to_owned(), format!("/dev/shm/chaos-{}", std::process::id())]);
+        let mut places = Vec::new();
+        for number in 0..cells.len() {
+            let [source, point] = ["source", "mount"].map(|name| directory.join(format!("{name}-{number}")));
+            std::fs::create_dir_all(&source)?;
+            std::fs::create_dir_all(&point)?;
+            let mount = Some(Mount::new(&source, &point, setting.seed.wrapping_add(number as u64))?);
+            options.extend(["--archive".to_owned(), format!("fault{number}={}", point.display())]);
+            places.push(Place { mount, source, point, stream: format!("fault{number}/show-0") });
+        }
+        let server = Server::start(&setting.program, &options)?;
+        Ok(Self { server, places, clip: clip.to_owned(), directory })
+    }
+
+    fn play(mut self, cells: &[Cell], known: &Arc<Pictures>, others: usize) -> anyhow::Result<Outcome> {
+        let _removed =
+            [Removed(self.directory.clone()), Removed(format!("/dev/shm/chaos-{}", std::process::id()).into())];
+        let longest = cells.iter().map(|cell| cell.lasts).max().unwrap_or_default();
+        let heal = Observed::heal_limit(longest, TARGET);
+        let watched = BEFORE + longest + heal + AFTER;
+        let published = LISTED + watched + Duration::from_secs(2);
+        let publisher = |app: &str, streams: usize| {
+            let load = Load {
+                url: self.server.publish_url(&format!("{app}/show")),
+                clip: self.clip.clone(),
+                streams,
+                duration: published,
+            };
+            std::thread::spawn(move || load::run(&load, || ()))
+        };
+        let publishers: Vec<_> = (0..cells.len()).map(|number| publisher(&format!("fault{number}"), 1)).collect();
+        let crowd = publisher("others", others.max(1));
+        let streams: Vec<_> =
+            self.places.iter().map(|place| place.stream.clone()).chain(["others/show-0".to_owned()]).collect();
+        for stream in &streams {
+            let url = self.server.url(&format!("/{stream}/0.m3u8"));
+            wait_for(&url, LISTED, || get(&url).is_ok())?;
+        }
+        let follow =
+            |stream: &String| Witness::follow(self.server.url(&format!("/{stream}/0.m3u8")), watched, known.clone());
+        let witnesses: Vec<_> = streams.iter().map(follow).collect();
+        let asking = Asking::start(&self.server);
+        std::thread::sleep(BEFORE);
+        let before = sessions(&self.server)?;
+        let mut observed = self.strike(cells)?;
+        self.heal(&mut observed, heal);
+        let after = sessions(&self.server)?;
+        let testimonies = witnesses.into_iter().map(Witness::finish).collect::<anyhow::Result<Vec<_>>>()?;
+        let answers = asking.stop();
+        let reports = publishers.into_iter().chain([crowd]).map(finished).collect::<anyhow::Result<Vec<_>>>()?;
+        observed.push(undisturbed(others.max(1)));
+        let mut rows = Vec::new();
+        let recordings = self.recordings()?;
+        let whole = observed.into_iter().zip(testimonies).zip(reports).zip(&streams);
+        for (number, (((mut observed, testimony), report), stream)) in whole.enumerate() {
+            observed.disconnected = report.disconnected > 0;
+            observed.generator_lag = report.generator_lag_ms as f64 / 1000.0;
+            observed.session_changed = before.get(stream) != after.get(stream) || !before.contains_key(stream);
+            observed.recorded = self.recorded(number, stream, &testimony, &recordings, cells.get(number))?;
+            observed.saw(testimony);
+            rows.push(Row { broken: observed.broken(), observed });
+        }
+        Ok(Outcome { rows, answers: vec![answers], kills: None })
+    }
+
+    /// Has all faults strike at once, each for its time.
+    fn strike(&mut self, cells: &[Cell]) -> anyhow::Result<Vec<Observed>> {
+        let struck =
+            |place: &Place| place.mount.as_ref().map_or(0, |mount| mount.rules().counts().struck.values().sum::<u64>());
+        for (place, cell) in self.places.iter_mut().zip(cells) {
+            match &cell.fault {
+                Fault::Rule(rule) => place.mount.as_ref().context("mounted")?.rules().set(vec![rule.clone()])?,
+                Fault::DirectoryDeleted => place.delete_live()?,
+                Fault::MountReplaced => place.replace()?,
+            }
+        }
+        let begun = Instant::now();
+        let mut over: Vec<Option<Duration>> = vec![None; cells.len()];
+        while over.iter().any(Option::is_none) {
+            for ((place, cell), over) in self.places.iter().zip(cells).zip(&mut over) {
+                let has_struck = cell.once && (struck(place) > 0 || !matches!(cell.fault, Fault::Rule(_)));
+                if over.is_none() && (begun.elapsed() >= cell.lasts || has_struck) {
+                    *over = Some(begun.elapsed());
+                    place.mount.as_ref().context("mounted")?.rules().set(Vec::new())?;
+                }
+            }
+            std::thread::sleep(POLL);
+        }
+        let observed = self.places.iter().zip(cells).zip(over).map(|((place, cell), over)| Observed {
+            fault: cell.name.clone(),
+            must_strike: cell.must_strike,
+            struck: if matches!(cell.fault, Fault::Rule(_)) { struck(place) } else { 1 },
+            fault_seconds: over.unwrap_or_default().as_secs_f64(),
+            ..undisturbed(1)
+        });
+        Ok(observed.map(|observed| Observed { healed_after: None, ..observed }).collect())
+    }
+
+    /// Waits until every archive is a replica of its window again.
+    fn heal(&self, observed: &mut [Observed], limit: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < limit && observed.iter().any(|observed| observed.healed_after.is_none()) {
+            for (place, observed) in self.places.iter().zip(&mut *observed) {
+                if observed.healed_after.is_none() && place.is_replica(&self.server) {
+                    observed.healed_after = Some(begun.elapsed().as_secs_f64());
+                }
+            }
+            std::thread::sleep(POLL);
+        }
+        std::thread::sleep(limit.saturating_sub(begun.elapsed()));
+    }
+
+    /// All recordings by their stream, once all have ended.
+    fn recordings(&self) -> anyhow::Result<BTreeMap<String, Value>> {
+        let mut all = BTreeMap::new();
+        let list = || -> anyhow::Result<BTreeMap<String, Value>> {
+            let answer: Value = serde_json::from_slice(&get(&self.server.url("/api/v1/recordings?limit=100"))?)?;
+            let recordings = answer["recordings"].as_array().context("recordings")?;
+            let by_stream = recordings.iter().filter_map(|recording| {
+                let (stream, _) = recording["id"].as_str()?.rsplit_once('/')?;
+                Some((stream.to_owned(), recording.clone()))
+            });
+            Ok(by_stream.collect())
+        };
+        wait_for("recordings end", RECORDED, || {
+            all = list().unwrap_or_default();
+            let ended = |place: &Place| all.get(&place.stream).is_some_and(|recording| recording["state"] == "ended");
+            self.places.iter().all(ended)
+        })?;
+        Ok(all)
+    }
+
+    /// Compares a recording with what viewers got.
+    fn recorded(
+        &self,
+        number: usize,
+        stream: &str,
+        testimony: &Testimony,
+        recordings: &BTreeMap<String, Value>,
+        cell: Option<&Cell>,
+    ) -> anyhow::Result<Option<Recorded>> {
+        let (Some(place), Some(recording)) = (self.places.get(number), recordings.get(stream)) else { return Ok(None) };
+        let id = recording["id"].as_str().context("an id")?;
+        let directory = place.source.join("recordings").join(id);
+        let text = std::fs::read(directory.join("0.m3u8")).context("the VOD playlist")?;
+        let playlist = m3u8_rs::parse_media_playlist_res(&text).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let told_gaps = recording["gaps"].as_u64().context("gaps")? as usize;
+        let mut recorded = Recorded { told_gaps, ..Recorded::default() };
+        let mut told = BTreeSet::new();
+        for segment in &playlist.segments {
+            let name = segment.uri.rsplit('/').next().unwrap_or(&segment.uri).to_owned();
+            let is_gap = segment.unknown_tags.iter().any(|tag| tag.tag == "X-GAP");
+            match (is_gap, std::fs::read(directory.join(&segment.uri))) {
+                (true, _) => recorded.gaps += 1,
+                (false, Err(_)) => recorded.absent.push(name.clone()),
+                (false, Ok(bytes)) => match testimony.segments.get(&name) {
+                    Some(seen) if *seen != sha(&bytes) => recorded.different.push(name.clone()),
+                    Some(_) => recorded.same += 1,
+                    None => {}
+                },
+            }
+            // Where a segment was lost unnoticed its name is not known; its number is.
+            told.insert(name.split('.').next().unwrap_or(&name).to_owned());
+        }
+        // What lay on a mount that was taken away is not on the one in its place.
+        if cell.is_none_or(|cell| cell.fault != Fault::MountReplaced) {
+            let seen = testimony.segments.keys();
+            let untold = seen.filter(|name| !told.contains(name.split('.').next().unwrap_or(name)));
+            recorded.untold = untold.cloned().collect();
+        }
+        Ok(Some(recorded))
+    }
+}
+
+impl Place {
+    fn delete_live(&self) -> anyhow::Result<()> {
+        // Renamed first: the archiver writes into it meanwhile.
+        let gone = self.source.join("gone");
+        std::fs::rename(self.source.join("live"), &gone)?;
+        Ok(std::fs::remove_dir_all(gone)?)
+    }
+
+    fn replace(&mut self) -> anyhow::Result<()> {
+        drop(self.mount.take());
+        self.source = self.source.with_extension("replaced");
+        std::fs::create_dir_all(&self.source)?;
+        self.mount = Some(Mount::new(&self.source, &self.point, 1)?);
+        Ok(())
+    }
+
+    /// Whether the archive has what viewers can fetch: the playlist, and every file it names.
+    fn is_replica(&self, server: &Server) -> bool {
+        let directory = self.source.join("live").join(&self.stream);
+        let served = |name: &str| get(&server.url(&format!("/{}/{name}", self.stream))).ok();
+        let (Some(playlist), Ok(kept)) = (served("0.m3u8"), std::fs::read(directory.join("0.m3u8"))) else {
+            return false;
+        };
+        let text = String::from_utf8_lossy(&playlist).into_owned();
+        let mut names = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        playlist == kept && names.all(|name| std::fs::read(directory.join(name)).ok() == served(name))
+    }
+}
+
+/// A stream to whose storage nothing happens.
+fn undisturbed(streams: usize) -> Observed {
+    Observed {
+        fault: format!("none (one of {streams} other streams)"),
+        must_strike: false,
+        struck: 0,
+        fault_seconds: 0.0,
+        findings: Vec::new(),
+        longest_wait: 0.0,
+        segments: 0,
+        target_duration: TARGET.as_secs_f64(),
+        generator_lag: 0.0,
+        order: super::witness::Order::default(),
+        disconnected: false,
+        session_changed: false,
+        healed_after: Some(0.0),
+        recorded: None,
+    }
+}
+
+fn finished(publisher: JoinHandle<anyhow::Result<load::Report>>) -> anyhow::Result<load::Report> {
+    publisher.join().map_err(|_| anyhow::anyhow!("a publisher panicked"))?
+}
+
+/// Session and published-at of every stream.
+fn sessions(server: &Server) -> anyhow::Result<BTreeMap<String, (String, i64)>> {
+    let answer: Value = serde_json::from_slice(&get(&server.url("/api/v1/streams"))?)?;
+    let streams = answer["streams"].as_array().context("streams")?.iter().filter_map(|stream| {
+        let session = (stream["session"].as_str()?.to_owned(), stream["published_at_ms"].as_i64()?);
+        Some((stream["name"].as_str()?.to_owned(), session))
+    });
+    Ok(streams.collect())
+}
+
+/// Asks for health and metrics, over and over.
+struct Asking {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Answers>,
+}
+
+impl Asking {
+    fn start(server: &Server) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, urls) = (stop.clone(), [server.health_url("/healthz"), server.health_url("/metrics")]);
+        let thread = std::thread::spawn(move || {
+            let (mut times, mut failed) = (Vec::new(), 0);
+            while !stopped.load(Ordering::Relaxed) {
+                for url in &urls {
+                    let begun = Instant::now();
+                    match get(url) {
+                        Ok(_) => times.push(begun.elapsed()),
+                        Err(_) => failed += 1,
+                    }
+                }
+                std::thread::sleep(POLL);
+            }
+            Answers::of(times, failed)
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> Answers {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or_default()
+    }
+}

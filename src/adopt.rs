@@ -1,5 +1,6 @@
 //! Adoption: sessions that were live when the process before this one ended go on (invariant I6).
 
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::io;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -19,8 +20,7 @@ pub fn adopt(records: &Records, mounts: &Mounts, registry: &Registry, settings: 
     // All are asked for before any is waited for: the disk's threads share the work and the deadline.
     let reads: Vec<_> = records.all()?.into_iter().map(|record| (read_files(&record, mounts), record)).collect();
     for (read, record) in reads {
-        let wait = deadline.saturating_duration_since(Instant::now());
-        let mut files = read.and_then(|files| files.recv_timeout(wait).ok()).unwrap_or_default();
+        let mut files = gathered(read, deadline);
         let snapshot = record.adopt(&mut |name| files.remove(name));
         let (segments, gaps) =
             (snapshot.listed.len(), snapshot.listed.iter().filter(|segment| segment.listed.gap).count());
@@ -36,16 +36,35 @@ pub fn adopt(records: &Records, mounts: &Mounts, registry: &Registry, settings: 
     Ok(())
 }
 
-/// Files by name, once they are read.
-type Files = Receiver<HashMap<String, bytes::Bytes>>;
+/// Files with their names, as they are read.
+type Files = Receiver<(String, Bytes)>;
 
-/// Has what the archive holds of a record's files read on a disk thread; none if that is too busy.
+/// What was read by then; none of it if the disk was too busy.
+fn gathered(read: Option<Files>, deadline: Instant) -> HashMap<String, Bytes> {
+    let mut files = HashMap::new();
+    while let Some((name, bytes)) =
+        read.as_ref().and_then(|read| read.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok())
+    {
+        files.insert(name, bytes);
+    }
+    files
+}
+
+/// Has what the archive holds of a record's files read on a disk thread, the newest first: those viewers have yet to
+/// fetch. None if that is too busy.
 fn read_files(record: &Record, mounts: &Mounts) -> Option<Files> {
-    let (found, files) = sync_channel(1);
     let (stream, names) = (record.stream.clone(), record.file_names());
+    let (found, files) = sync_channel(names.len());
     let submitted = mounts.of(&record.stream).disk.submit(move |archive| {
-        let read = names.into_iter().filter_map(|name| archive.read(&stream, &name).ok().map(|bytes| (name, bytes)));
-        let _ = found.send(read.collect());
+        for name in names {
+            // What was written and has no name yet counts: adoption checks the digest of everything.
+            let read = archive.read(&stream, &name).or_else(|_| archive.read_aside(&stream, &name));
+            if let Ok(bytes) = read
+                && found.send((name, bytes)).is_err()
+            {
+                return;
+            }
+        }
     });
     submitted.ok().map(|()| files)
 }

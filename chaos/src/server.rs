@@ -43,15 +43,15 @@ impl Server {
         Self::start_at(program.to_owned(), options.to_vec(), [anywhere; 3], Log::default())
     }
 
-    /// Kills it without warning, and starts it again on the same addresses.
-    pub fn kill_and_restart(&mut self) -> anyhow::Result<()> {
-        self.kill()?;
+    /// Starts it again on the same addresses, after it was killed.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
         let addresses = [self.rtmp, self.http, self.health];
         *self = Self::start_at(self.program.clone(), self.options.clone(), addresses, self.log.clone())?;
         Ok(())
     }
 
-    fn kill(&mut self) -> anyhow::Result<()> {
+    /// Kills it without warning.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())

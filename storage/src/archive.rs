@@ -55,6 +55,9 @@ pub trait Archive: Send + Sync + 'static {
     fn list(&self, stream: &StreamName) -> io::Result<BTreeMap<String, u64>>;
     /// Reads a file.
     fn read(&self, stream: &StreamName, name: &str) -> io::Result<Bytes>;
+    /// Reads what was last written aside for a file, by a process that ended before it could commit it. It may be half a
+    /// file: who reads it knows its digest.
+    fn read_aside(&self, stream: &StreamName, name: &str) -> io::Result<Bytes>;
     /// Highest media sequence number in the name of any stream's file, and highest number of discontinuities that
     /// any stream's playlist tells; zero where there is none.
     fn highest_numbers(&self) -> io::Result<Numbers>;
@@ -186,6 +189,20 @@ impl Archive for LocalDirectory {
 
     fn read(&self, stream: &StreamName, name: &str) -> io::Result<Bytes> {
         fs::read(self.live_directory(stream).join(name)).map(Bytes::from)
+    }
+
+    fn read_aside(&self, stream: &StreamName, name: &str) -> io::Result<Bytes> {
+        let directory = self.live_directory(stream);
+        let mut asides = Vec::new();
+        for entry in fs::read_dir(&directory)?.take(MAX_LISTED) {
+            let entry = entry?;
+            let found = entry.file_name();
+            let number =
+                found.to_str().and_then(|found| found.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(ASIDE));
+            asides.extend(number.and_then(|number| number.parse::<u64>().ok()));
+        }
+        let last = asides.into_iter().max().ok_or(io::ErrorKind::NotFound)?;
+        fs::read(self.aside(stream, name, Aside(last))).map(Bytes::from)
     }
 
     fn highest_numbers(&self) -> io::Result<Numbers> {
@@ -323,6 +340,8 @@ mod tests {
         let aside = archive.write_aside(&stream, "0-1.m4s", &Bytes::from_static(b"media").into()).expect("written");
         archive.sync().expect("synced");
         assert!(archive.read(&stream, "0-1.m4s").is_err());
+        assert_eq!(archive.read_aside(&stream, "0-1.m4s").expect("written"), "media");
+        assert!(archive.read_aside(&stream, "0-1").is_err());
         archive.commit(&stream, "0-1.m4s", aside).expect("committed");
         assert_eq!(archive.list(&stream).expect("listed"), BTreeMap::from([("0-1.m4s".to_owned(), 5)]));
         assert_eq!(

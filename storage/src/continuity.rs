@@ -56,7 +56,7 @@ struct SegmentRecord {
     gap: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct FileRecord {
     name: String,
     sha256: String,
@@ -103,10 +103,12 @@ impl Record {
         }
     }
 
-    /// Names of the files its window lists, initialization sections included.
-    pub fn file_names(&self) -> BTreeSet<String> {
-        let files = self.segments.iter().flat_map(|segment| std::iter::once(&segment.file).chain(&segment.map));
-        files.map(|file| file.name.clone()).collect()
+    /// Names of the files its window lists: initialization sections, without which nothing plays, and then segments,
+    /// those first that were published last.
+    pub fn file_names(&self) -> Vec<String> {
+        let maps: BTreeSet<_> = self.segments.iter().filter_map(|segment| segment.map.as_ref()).collect();
+        let segments = self.segments.iter().rev().map(|segment| &segment.file);
+        maps.into_iter().chain(segments).map(|file| file.name.clone()).collect()
     }
 
     /// The session to go on with.

@@ -60,6 +60,10 @@ impl Archive for Metered {
         self.signs.wait("read", || self.archive.read(stream, name))
     }
 
+    fn read_aside(&self, stream: &StreamName, name: &str) -> io::Result<Bytes> {
+        self.signs.wait("read", || self.archive.read_aside(stream, name))
+    }
+
     fn highest_numbers(&self) -> io::Result<Numbers> {
         self.signs.wait("list", || self.archive.highest_numbers())
     }

@@ -68,7 +68,7 @@ struct Stage {
     server: Server,
     places: Vec<Place>,
     clip: PathBuf,
-    directory: PathBuf,
+    _removed: [Removed; 2],
 }
 
 impl Drop for Stage {
@@ -94,7 +94,8 @@ impl Stage {
         let directory = setting.directory.join(format!("storage-{}", std::process::id()));
         let mut options: Vec<String> = ["--record", "--grace", GRACE, "--data"].map(str::to_owned).to_vec();
         options.push(directory.join("data").display().to_string());
-        options.extend(["--runtime-dir".to_owned(), format!("/dev/shm/chaos-{}", std::process::id())]);
+        let runtime = format!("/dev/shm/chaos-{}", std::process::id());
+        options.extend(["--runtime-dir".to_owned(), runtime.clone()]);
         let mut places = Vec::new();
         for number in 0..cells.len() {
             let [source, point] = ["source", "mount"].map(|name| directory.join(format!("{name}-{number}")));
@@ -105,12 +106,11 @@ impl Stage {
             places.push(Place { mount, source, point, stream: format!("fault{number}/show-0") });
         }
         let server = Server::start(&setting.program, &options)?;
-        Ok(Self { server, places, clip: clip.to_owned(), directory })
+        let removed = [Removed(directory), Removed(runtime.into())];
+        Ok(Self { server, places, clip: clip.to_owned(), _removed: removed })
     }
 
     fn play(mut self, cells: &[Cell], known: &Arc<Pictures>, others: usize) -> anyhow::Result<Outcome> {
-        let _removed =
-            [Removed(self.directory.clone()), Removed(format!("/dev/shm/chaos-{}", std::process::id()).into())];
         let longest = cells.iter().map(|cell| cell.lasts).max().unwrap_or_default();
         let heal = Observed::heal_limit(longest, TARGET);
         let watched = BEFORE + longest + heal + AFTER;
@@ -138,8 +138,7 @@ impl Stage {
         let asking = Asking::start(&self.server);
         std::thread::sleep(BEFORE);
         let before = sessions(&self.server)?;
-        let mut observed = self.strike(cells)?;
-        self.heal(&mut observed, heal);
+        let mut observed = self.endure(cells, longest + heal)?;
         let after = sessions(&self.server)?;
         let testimonies = witnesses.into_iter().map(Witness::finish).collect::<anyhow::Result<Vec<_>>>()?;
         let answers = asking.stop();
@@ -159,51 +158,49 @@ impl Stage {
         Ok(Outcome { rows, answers: vec![answers], kills: None })
     }
 
-    /// Has all faults strike at once, each for its time.
-    fn strike(&mut self, cells: &[Cell]) -> anyhow::Result<Vec<Observed>> {
-        let struck =
-            |place: &Place| place.mount.as_ref().map_or(0, |mount| mount.rules().counts().struck.values().sum::<u64>());
+    /// Has all faults strike at once, each for its time, and looks when every archive is a replica of its window again.
+    fn endure(&mut self, cells: &[Cell], time: Duration) -> anyhow::Result<Vec<Observed>> {
         for (place, cell) in self.places.iter_mut().zip(cells) {
             match &cell.fault {
-                Fault::Rule(rule) => place.mount.as_ref().context("mounted")?.rules().set(vec![rule.clone()])?,
+                Fault::Rule(rule) => place.mount()?.rules().set(vec![rule.clone()])?,
                 Fault::DirectoryDeleted => place.delete_live()?,
                 Fault::MountReplaced => place.replace()?,
             }
         }
         let begun = Instant::now();
         let mut over: Vec<Option<Duration>> = vec![None; cells.len()];
-        while over.iter().any(Option::is_none) {
-            for ((place, cell), over) in self.places.iter().zip(cells).zip(&mut over) {
-                let has_struck = cell.once && (struck(place) > 0 || !matches!(cell.fault, Fault::Rule(_)));
-                if over.is_none() && (begun.elapsed() >= cell.lasts || has_struck) {
-                    *over = Some(begun.elapsed());
-                    place.mount.as_ref().context("mounted")?.rules().set(Vec::new())?;
+        let mut healed: Vec<Option<Duration>> = vec![None; cells.len()];
+        while begun.elapsed() < time {
+            for (number, (place, cell)) in self.places.iter().zip(cells).enumerate() {
+                let now = begun.elapsed();
+                match over[number] {
+                    None if now >= cell.lasts || (cell.once && place.struck()? > 0) => {
+                        over[number] = Some(now);
+                        place.mount()?.rules().set(Vec::new())?;
+                    }
+                    None => {}
+                    Some(over) if healed[number].is_none() && place.is_replica(&self.server) => {
+                        healed[number] = Some(begun.elapsed().saturating_sub(over));
+                    }
+                    Some(_) => {}
                 }
             }
             std::thread::sleep(POLL);
         }
-        let observed = self.places.iter().zip(cells).zip(over).map(|((place, cell), over)| Observed {
-            fault: cell.name.clone(),
-            must_strike: cell.must_strike,
-            struck: if matches!(cell.fault, Fault::Rule(_)) { struck(place) } else { 1 },
-            fault_seconds: over.unwrap_or_default().as_secs_f64(),
-            ..undisturbed(1)
-        });
-        Ok(observed.map(|observed| Observed { healed_after: None, ..observed }).collect())
-    }
-
-    /// Waits until every archive is a replica of its window again.
-    fn heal(&self, observed: &mut [Observed], limit: Duration) {
-        let begun = Instant::now();
-        while begun.elapsed() < limit && observed.iter().any(|observed| observed.healed_after.is_none()) {
-            for (place, observed) in self.places.iter().zip(&mut *observed) {
-                if observed.healed_after.is_none() && place.is_replica(&self.server) {
-                    observed.healed_after = Some(begun.elapsed().as_secs_f64());
-                }
-            }
-            std::thread::sleep(POLL);
-        }
-        std::thread::sleep(limit.saturating_sub(begun.elapsed()));
+        let all = self.places.iter().zip(cells).zip(over.into_iter().zip(healed));
+        all.map(|((place, cell), (over, healed))| {
+            let lasted = over.unwrap_or(time);
+            let in_time = healed.filter(|healed| *healed <= Observed::heal_limit(lasted, TARGET));
+            Ok(Observed {
+                fault: cell.name.clone(),
+                must_strike: cell.must_strike,
+                struck: if matches!(cell.fault, Fault::Rule(_)) { place.struck()? } else { 1 },
+                fault_seconds: lasted.as_secs_f64(),
+                healed_after: in_time.map(|healed| healed.as_secs_f64()),
+                ..undisturbed(1)
+            })
+        })
+        .collect()
     }
 
     /// All recordings by their stream, once all have ended.
@@ -269,6 +266,14 @@ impl Stage {
 }
 
 impl Place {
+    fn mount(&self) -> anyhow::Result<&Mount> {
+        self.mount.as_ref().context("it is not mounted")
+    }
+
+    fn struck(&self) -> anyhow::Result<u64> {
+        Ok(self.mount()?.rules().counts().struck.values().sum())
+    }
+
     fn delete_live(&self) -> anyhow::Result<()> {
         // Renamed first: the archiver writes into it meanwhile.
         let gone = self.source.join("gone");

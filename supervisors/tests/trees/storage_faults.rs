@@ -75,6 +75,10 @@ impl Archive for Failing {
         self.directory.read(stream, name)
     }
 
+    fn read_aside(&self, stream: &StreamName, name: &str) -> io::Result<Bytes> {
+        self.directory.read_aside(stream, name)
+    }
+
     fn highest_numbers(&self) -> io::Result<Numbers> {
         self.directory.highest_numbers()
     }

@@ -1,5 +1,5 @@
 # The two commands: `make run` and `make test`. The others are parts of them, or longer forms.
-.PHONY: run test check console tools verify bench stages profile audit watch clean
+.PHONY: run test check console tools verify bench chaos stages profile audit watch clean
 
 CARGO ?= cargo
 TOOLS := $(CURDIR)/target/tools
@@ -40,6 +40,12 @@ bench: tools
 	@scripts/tools nginx-light libnginx-mod-rtmp wrk e2fsprogs
 	$(CARGO) build --release --quiet -p steadycast -p chaos
 	target/release/chaos bench
+
+# Every fault of storage, and kills, judged: about 50 minutes; writes docs/chaos-report.md. Needs root. SEED=N for other
+# moments.
+chaos: tools
+	$(CARGO) build --release --quiet -p steadycast -p chaos
+	target/release/chaos matrix --seed $(or $(SEED),1) --report docs/chaos-report.md --json target/chaos/report.json
 
 # Instructions and allocations of each stage, whatever else the machine does; writes docs/stages.md.
 stages: tools

@@ -37,6 +37,9 @@ Let others publish, with a stream key:
 pub enum Command {
     /// Serve until told to stop.
     Serve,
+    /// Serve in a process of its own, started again whenever it ends. Meanwhile connections wait: nobody is refused. SIGUSR2
+    /// starts it again from the program's file: an upgrade.
+    Supervise,
     /// Serve, and publish a built-in looping clip to live/demo.
     Demo,
     /// Check the configuration, print what is in effect, and exit.

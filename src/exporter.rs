@@ -2,6 +2,7 @@
 //!
 //! Per-stream series are rendered from the streams themselves: they go when the stream goes.
 
+use crate::parent;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,9 @@ use tracing_appender::non_blocking::ErrorCounter;
 /// Buckets of request times, seconds: from a lookup in memory to the longest wait.
 const REQUEST_BUCKETS: [f64; 10] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 3.5];
 
+/// Buckets of storage operations, seconds: from a rename in memory to one that is given up.
+const STORAGE_BUCKETS: [f64; 10] = [0.0001, 0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0];
+
 /// One recorder a process: crates count into it from anywhere.
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -23,6 +27,8 @@ pub struct Exporter {
     handle: PrometheusHandle,
     registry: Arc<Registry>,
     dropped_lines: ErrorCounter,
+    /// How often a parent has started the worker again; none without a parent.
+    restarts: Option<f64>,
 }
 
 impl Exporter {
@@ -32,14 +38,18 @@ impl Exporter {
             Some(handle) => handle.clone(),
             None => {
                 let requests = Matcher::Full("steadycast_http_request_seconds".to_owned());
-                let recorder =
-                    PrometheusBuilder::new().set_buckets_for_metric(requests, &REQUEST_BUCKETS)?.build_recorder();
+                let operations = Matcher::Full("steadycast_storage_operation_seconds".to_owned());
+                let recorder = PrometheusBuilder::new()
+                    .set_buckets_for_metric(requests, &REQUEST_BUCKETS)?
+                    .set_buckets_for_metric(operations, &STORAGE_BUCKETS)?
+                    .build_recorder();
                 let handle = recorder.handle();
                 metrics::set_global_recorder(recorder)?;
                 HANDLE.get_or_init(|| handle).clone()
             }
         };
-        Ok(Self { handle, registry, dropped_lines })
+        let restarts = std::env::var(parent::RESTARTS).ok().and_then(|restarts| restarts.parse().ok());
+        Ok(Self { handle, registry, dropped_lines, restarts })
     }
 
     /// Folds histograms; without it they would grow. Called every few seconds.
@@ -56,6 +66,9 @@ impl Exporter {
             "counter",
             [(String::new(), self.dropped_lines.dropped_lines() as f64)],
         );
+        if let Some(restarts) = self.restarts {
+            family(&mut text, "steadycast_worker_restarts_total", "counter", [(String::new(), restarts)]);
+        }
         let streams = self.registry.all();
         let now = Instant::now();
         for (name, kind, value) in STREAM_FAMILIES {
@@ -69,7 +82,7 @@ impl Exporter {
 type StreamValue = fn(&LiveStream, Instant) -> f64;
 
 /// Series of each stream, written once.
-const STREAM_FAMILIES: [(&str, &str, StreamValue); 14] = [
+const STREAM_FAMILIES: [(&str, &str, StreamValue); 16] = [
     ("steadycast_stream_received_bytes_total", "counter", |stream, _| {
         count(&stream.stats, |stats| &stats.received_bytes)
     }),
@@ -94,6 +107,12 @@ const STREAM_FAMILIES: [(&str, &str, StreamValue); 14] = [
     ("steadycast_stream_log_bytes", "gauge", |stream, _| stream.log.bytes() as f64),
     ("steadycast_stream_held_bytes", "gauge", |stream, _| {
         (stream.window.snapshot().held_bytes() + stream.log.bytes()) as f64
+    }),
+    ("steadycast_stream_archive_age_seconds", "gauge", |stream, now| {
+        stream.ledger.added().map_or(0.0, |at| now.into_std().saturating_duration_since(at).as_secs_f64())
+    }),
+    ("steadycast_stream_storage_errors_total", "counter", |stream, _| {
+        count(&stream.stats, |stats| &stats.storage_errors)
     }),
     ("steadycast_stream_spool_bytes", "gauge", |stream, _| stream.spool.bytes() as f64),
     ("steadycast_stream_recording_gaps_total", "counter", |stream, _| stream.spool.gaps() as f64),

@@ -13,8 +13,12 @@ pub mod health;
 pub mod keys;
 pub mod locks;
 pub mod logging;
+pub mod parent;
 pub mod recordings_api;
 pub mod run;
+
+/// Exit code of a wrong configuration.
+pub const EXIT_CONFIG: u8 = 2;
 
 pub use config::Config;
 pub use run::{Listeners, run};

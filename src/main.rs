@@ -5,10 +5,7 @@ use clap::Parser;
 use std::process::ExitCode;
 use steadycast::cli::{Cli, Command};
 use steadycast::config::Problem;
-use steadycast::{Config, Listeners, config, demo, export, logging, run};
-
-/// The configuration is wrong.
-const EXIT_CONFIG: u8 = 2;
+use steadycast::{Config, EXIT_CONFIG, Listeners, config, demo, export, logging, parent, run};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -22,9 +19,18 @@ fn main() -> ExitCode {
         }
     };
     let command = cli.command.clone().unwrap_or(Command::Serve);
+    let reload = move || cli.load();
     let outcome = match command {
-        Command::Serve => serve(&config, false, move || cli.load()),
-        Command::Demo => serve(&config, true, move || cli.load()),
+        Command::Serve => Listeners::inherited_or_bound(&config).and_then(|sockets| serve(&config, sockets, reload)),
+        Command::Demo => Listeners::bind(&config).and_then(|sockets| {
+            demo(&config, &sockets)?;
+            serve(&config, sockets, reload)
+        }),
+        Command::Supervise => match Listeners::inherited() {
+            Ok(None) => return supervise(&config),
+            Ok(Some(sockets)) => parent::die_with_parent().and_then(|()| serve(&config, sockets, reload)),
+            Err(error) => Err(error),
+        },
         Command::Export { session, to } => export::run(&config, &session, to),
         Command::CheckConfig => {
             print!("{}", config::describe(&config));
@@ -40,18 +46,34 @@ fn main() -> ExitCode {
     }
 }
 
+fn supervise(config: &Config) -> ExitCode {
+    let outcome = logging::start(config.log).and_then(|log| {
+        let listeners = Listeners::bind(config)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let code = runtime.block_on(parent::run(listeners));
+        drop(log);
+        code
+    });
+    outcome.unwrap_or_else(|error| {
+        eprintln!("steadycast: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Publishes the built-in clip, and says where it plays.
+fn demo(config: &Config, listeners: &Listeners) -> anyhow::Result<()> {
+    let http = listeners.http.local_addr().context("HTTP listener")?;
+    demo::start(listeners.rtmp.local_addr().context("RTMP listener")?, config)?;
+    println!("Watch the demo at http://localhost:{}/watch/{}", http.port(), demo::STREAM);
+    Ok(())
+}
+
 fn serve(
     config: &Config,
-    with_demo: bool,
+    listeners: Listeners,
     reload: impl Fn() -> Result<Config, Vec<Problem>> + Send + 'static,
 ) -> anyhow::Result<()> {
     let log = logging::start(config.log)?;
-    let listeners = Listeners::bind(config)?;
-    let http = listeners.http.local_addr().context("HTTP listener")?;
-    if with_demo {
-        demo::start(listeners.rtmp.local_addr().context("RTMP listener")?, config)?;
-        println!("Watch the demo at http://localhost:{}/watch/{}", http.port(), demo::STREAM);
-    }
     let outside =
         run::Outside { shutdown: run::stop_signal(), reload: Box::new(reload), dropped_lines: log.dropped_lines() };
     run(config, listeners, outside)

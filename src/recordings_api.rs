@@ -129,6 +129,7 @@ struct Recording {
     epochs: u64,
     segments: u64,
     gaps: u64,
+    storage_errors: u64,
     bytes: u64,
     duration_ms: i64,
     /// Once it has ended.
@@ -178,6 +179,7 @@ fn of(record: SessionRecord, registry: &Registry) -> Recording {
         epochs: record.epochs,
         segments: record.segments,
         gaps: record.gaps,
+        storage_errors: record.storage_errors,
         bytes: record.bytes,
         duration_ms: record.duration_ms,
         playlist: ended.then(|| format!("/{DIRECTORY}/{id}/{MULTIVARIANT_PLAYLIST}")),

@@ -54,6 +54,26 @@ pub struct Listeners {
 }
 
 impl Listeners {
+    /// Sockets that were handed over: by the parent, or by a service manager (sd_listen_fds(3)), in this order.
+    pub fn inherited() -> anyhow::Result<Option<Self>> {
+        let mut sockets = listenfd::ListenFd::from_env();
+        if sockets.len() == 0 {
+            return Ok(None);
+        }
+        let mut take = |index: usize, what: &str| {
+            let socket = sockets.take_tcp_listener(index)?;
+            socket.with_context(|| {
+                format!("LISTEN_FDS needs three sockets, for RTMP, HTTP and health; {what} is missing")
+            })
+        };
+        Ok(Some(Self { rtmp: take(0, "RTMP")?, http: take(1, "HTTP")?, health: take(2, "health")? }))
+    }
+
+    /// Those that were handed over, if there are any.
+    pub fn inherited_or_bound(config: &Config) -> anyhow::Result<Self> {
+        Self::inherited()?.map_or_else(|| Self::bind(config), Ok)
+    }
+
     /// Binds all three.
     pub fn bind(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {

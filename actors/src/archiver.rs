@@ -8,6 +8,7 @@ use crate::events;
 use crate::fault::Fault;
 use crate::operations::{Answer, Operations, Turn};
 use crate::steps::until_step;
+use crate::task;
 use crate::vitals::{Vital, Vitals};
 use commit::{Commit, Spares};
 use memory::Content;
@@ -20,10 +21,13 @@ use storage::archive::{Aside, Documents};
 use storage::disk::{Busy, Disk};
 use storage::snapshot::{DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
 use storage::{Archive, LiveStream, Registry, Snapshot};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
 
-/// How often window and archive are compared.
+/// How often window and archive are compared while they differ, beside whenever something is published: what is not
+/// written when the process is killed is lost.
 const TICK: Duration = Duration::from_secs(1);
+/// And while they do not.
+const IDLE: Duration = Duration::from_secs(2);
 /// Files written in one go, so that one stream's backlog does not keep a disk thread from the others.
 const MAX_FILES: usize = 16;
 
@@ -89,8 +93,8 @@ impl Actor for Archiver {
         let _busy = state.vital.enter("handle");
         match msg {
             Msg::Tick => {
-                myself.send_after(until_step(TICK), || Msg::Tick);
                 state.tick(&myself, now);
+                state.wait(myself);
             }
             Msg::Opened(ticket, result) => state.opened(&myself, ticket, result, now),
             Msg::Written(ticket, result) => state.written(&myself, ticket, result, now),
@@ -172,6 +176,16 @@ pub struct State {
 }
 
 impl State {
+    /// Has the next look come when something is published, or when it is time.
+    fn wait(&self, myself: ActorRef<Msg>) {
+        let (stream, version) = (self.stream.clone(), self.stream.window.snapshot().version);
+        let time = until_step(if self.replicated == Some(version) { IDLE } else { TICK });
+        task::spawn(async move {
+            let _ = timeout(time, stream.window.newer_than(version)).await;
+            let _ = myself.send_message(Msg::Tick);
+        });
+    }
+
     fn tick(&mut self, myself: &ActorRef<Msg>, now: Instant) {
         match self.operations.turn(now) {
             Turn::Begin => {}

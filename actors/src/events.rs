@@ -125,6 +125,7 @@ pub fn archive_current(stream: &LiveStream) {
 
 /// An archive operation failed and will be tried again.
 pub fn archive_failed(stream: &LiveStream, error: &io::Error) {
+    stream.stats.storage_errors.fetch_add(1, Relaxed);
     counter!("steadycast_archive_errors_total", "errno" => errno(error)).increment(1);
     debug!(stream = %stream.name, %error, "archive operation failed");
 }
@@ -137,6 +138,7 @@ pub fn recorded(stream: &LiveStream) {
 
 /// An operation on a recording failed; it is tried again.
 pub fn recording_failed(stream: &LiveStream, error: &io::Error) {
+    stream.stats.storage_errors.fetch_add(1, Relaxed);
     counter!("steadycast_recording_errors_total", "errno" => errno(error)).increment(1);
     debug!(stream = %stream.name, %error, "recording failed, trying again");
 }
@@ -155,6 +157,7 @@ pub fn retention_failed(archive: &str, error: &io::Error) {
 
 /// An archive operation did not come back.
 pub fn archive_operation_abandoned(stream: &LiveStream) {
+    stream.stats.storage_errors.fetch_add(1, Relaxed);
     counter!("steadycast_archive_operations_abandoned_total").increment(1);
     debug!(stream = %stream.name, "archive operation abandoned");
 }

@@ -8,9 +8,11 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use storage::disk::{Disk, HUNG_AFTER};
+use std::sync::atomic::{AtomicBool, Ordering};
+use storage::disk::HUNG_AFTER;
+use storage::hints::Listening;
 use storage::snapshot::{DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
-use storage::{Archive, LiveStream, Registry};
+use storage::{Archive, LiveStream, Mount, Registry};
 use tokio::time::{Duration, Instant};
 
 /// How often the directory is looked at: whole listings are cheap for a window's few files.
@@ -18,12 +20,16 @@ const CHECK: Duration = Duration::from_secs(5);
 /// Every so many looks a segment is read back and compared with what is in memory. Reading costs storage as much as
 /// writing does.
 const SCRUB_EVERY: u64 = 4;
+/// Every so many looks inotify is asked to watch the directory, whatever it watched before: a minute.
+const WATCH_EVERY: u64 = 12;
 
 /// Messages to the watcher.
 #[derive(Debug)]
 pub enum Msg {
     /// Time to look.
     Check,
+    /// Something went that should be there.
+    Hinted,
     /// What was believed when the look began, and what is there.
     Looked(u64, BTreeMap<String, u64>, io::Result<Look>),
     /// Fails on purpose.
@@ -46,8 +52,8 @@ pub struct Look {
 pub struct Args {
     /// The stream.
     pub stream: Arc<LiveStream>,
-    /// Threads of the mount.
-    pub disk: Arc<Disk>,
+    /// Where it is archived.
+    pub mount: Mount,
     /// Who owns the stream's directory now.
     pub registry: Arc<Registry>,
     /// Where to register.
@@ -66,8 +72,29 @@ impl Actor for Watcher {
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(CHECK, || Msg::Check);
         let vital = args.vitals.register(format!("watcher {}", args.stream.name));
-        let Args { stream, disk, registry, .. } = args;
-        Ok(State { stream, disk, registry, ticket: 0, in_flight: None, looks: 0, vital })
+        let Args { stream, mount, registry, .. } = args;
+        let hinted = Arc::new(AtomicBool::new(false));
+        let (listener, believed, pending) = (myself.clone(), stream.clone(), hinted.clone());
+        // Called by inotify's thread: it sends one message at a time, however much it is told.
+        let hearer = move |name: Option<&str>| {
+            let is_news = name.is_none_or(|name| believed.ledger.holds(name));
+            if is_news && !pending.swap(true, Ordering::AcqRel) {
+                let _ = listener.send_message(Msg::Hinted);
+            }
+        };
+        let listening = mount.hints.listen(mount.live_directory(&stream.name), Box::new(hearer));
+        Ok(State {
+            stream,
+            mount,
+            registry,
+            ticket: 0,
+            in_flight: None,
+            looks: 0,
+            hinted,
+            is_watched: Arc::default(),
+            _listening: listening,
+            vital,
+        })
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -75,6 +102,10 @@ impl Actor for Watcher {
         match msg {
             Msg::Check => {
                 myself.send_after(CHECK, || Msg::Check);
+                state.check(&myself, Instant::now());
+            }
+            Msg::Hinted => {
+                state.hinted.store(false, Ordering::Release);
                 state.check(&myself, Instant::now());
             }
             Msg::Looked(ticket, believed, result) => state.looked(ticket, &believed, result),
@@ -87,11 +118,16 @@ impl Actor for Watcher {
 /// One look at a time.
 pub struct State {
     stream: Arc<LiveStream>,
-    disk: Arc<Disk>,
+    mount: Mount,
     registry: Arc<Registry>,
     ticket: u64,
     in_flight: Option<Instant>,
     looks: u64,
+    /// A hint is on its way.
+    hinted: Arc<AtomicBool>,
+    /// inotify watches the directory, as far as is known.
+    is_watched: Arc<AtomicBool>,
+    _listening: Listening,
     vital: Arc<Vital>,
 }
 
@@ -106,9 +142,15 @@ impl State {
         self.ticket += 1;
         self.looks += 1;
         let scrub = self.looks.is_multiple_of(SCRUB_EVERY).then_some(self.looks / SCRUB_EVERY);
-        let scrub = scrub.filter(|_| self.disk.may_scrub(std::time::Instant::now()));
+        let scrub = scrub.filter(|_| self.mount.disk.may_scrub(std::time::Instant::now()));
+        let watch = self.looks % WATCH_EVERY == 1 || !self.is_watched.load(Ordering::Relaxed);
+        let (hints, directory) = (self.mount.hints.clone(), self.mount.live_directory(&self.stream.name));
         let (myself, ticket, stream) = (myself.clone(), self.ticket, self.stream.clone());
-        let listing = self.disk.submit(move |archive| {
+        let is_watched = self.is_watched.clone();
+        let listing = self.mount.disk.submit(move |archive| {
+            if watch {
+                is_watched.store(hints.watch(&directory, std::time::Instant::now()), Ordering::Relaxed);
+            }
             let believed = stream.ledger.files();
             let looked = look(archive, &stream, scrub);
             let _ = myself.send_message(Msg::Looked(ticket, believed, looked));
@@ -135,6 +177,8 @@ impl State {
             self.stream.ledger.forget(name);
         }
         if damage.documents || !damage.files.is_empty() {
+            // It may be another directory by now.
+            self.is_watched.store(false, Ordering::Relaxed);
             self.stream.ledger.set_documents(None);
             events::archive_damaged(&self.stream, damage.files.len());
         }

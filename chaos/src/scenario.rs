@@ -1,16 +1,21 @@
 //! Scenarios: the real binary, real publishers and viewers, faults by a seed, and a judge that knows what was promised.
 
+mod browser;
+mod caught;
+mod hang;
 pub mod judge;
 mod kills;
 mod matrix;
 mod report;
 mod storage;
-mod witness;
+pub mod witness;
 
 use anyhow::{Context, bail};
 use report::Outcome;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+use storage::Beside;
 
 /// Longest clip a scenario publishes, seconds: no picture comes twice in it.
 const CLIP_SECONDS: u64 = 150;
@@ -36,28 +41,39 @@ pub struct Scenario {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 4] = [
+pub const SCENARIOS: [Scenario; 6] = [
     Scenario {
         name: "storage",
         what: "each operation fails with each error, once, for 5 s and for 60 s; hangs, delays, short writes, directories \
-               deleted, mounts replaced: the whole matrix, 16 faults at a time on mounts of their own, beside 100 streams",
-        run: |setting| storage::run(setting, &matrix::whole(setting.seed), 100),
+               deleted, mounts replaced: the whole matrix, 16 faults at a time on mounts of their own, beside 100 streams; a stock \
+               hls.js in Chromium plays one of the streams of each group",
+        run: |setting| storage::run(setting, &matrix::whole(setting.seed), Beside { streams: 100, browser: true }),
     },
     Scenario {
         name: "storage-short",
         what: "a dozen faults of that matrix, for 5 s, side by side",
-        run: |setting| storage::run(setting, &matrix::short(), 0),
+        run: |setting| storage::run(setting, &matrix::short(), Beside { streams: 0, browser: false }),
     },
     Scenario {
         name: "kills",
         what: "the process is killed with -9 at 30 random moments while it writes",
         run: |setting| kills::run(setting, 30),
     },
+    Scenario {
+        name: "hang",
+        what: "storage hangs for ten minutes while fifty streams are recorded",
+        run: |setting| hang::run(setting, Duration::from_secs(600)),
+    },
+    Scenario {
+        name: "caught",
+        what: "the live path is made to wait on purpose, as for storage, and the judge must not miss it",
+        run: caught::run,
+    },
     Scenario { name: "kills-short", what: "the same, 4 times", run: |setting| kills::run(setting, 4) },
 ];
 
 /// Those whose outcome is `docs/chaos-report.md`.
-pub const MATRIX: [&str; 2] = ["storage", "kills"];
+pub const MATRIX: [&str; 4] = ["storage", "kills", "hang", "caught"];
 
 /// Runs scenarios one after the other and writes what came of them; fails if a promise was broken.
 pub fn run(names: &[String], setting: &Setting, markdown: Option<&Path>, json: Option<&Path>) -> anyhow::Result<()> {

@@ -4,6 +4,8 @@
 
 use chaos::audit::finding::{Report, Rule};
 use chaos::audit::{Audit, content, run};
+use chaos::scenario::judge::Observed;
+use chaos::scenario::witness::{Order, Testimony};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
@@ -398,6 +400,30 @@ fn every_single_fault_is_found_and_called_by_its_name() {
 fn a_name_that_is_used_again_is_found() {
     let report = audit(Container::Ts, Fault::NameReused);
     assert!(report.findings.iter().any(|finding| finding.rule == Rule::MediaSequence), "{report:?}");
+}
+
+#[test]
+fn the_judge_catches_each_invariant_that_is_broken_on_purpose() {
+    let judged = |fault| {
+        let report = audit(Container::Cmaf, fault);
+        let mut order = Order::default();
+        order.pictures = 1;
+        let segments = (0..report.segments).map(|n| (n.to_string(), [0; 32])).collect();
+        let mut observed = Observed::undisturbed(format!("{fault:?}"), Duration::from_secs(1));
+        observed.saw(Testimony { report, segments, order });
+        observed.broken()
+    };
+    assert_eq!(judged(Fault::None), Vec::<String>::new());
+    // A playlist before its digests, a name that is used again, other bytes under a name, a live path that waits.
+    for (fault, part) in [
+        (Fault::DigestMissing, "Digest at"),
+        (Fault::NameReused, "MediaSequence at"),
+        (Fault::BytesChange, "BytesChanged at"),
+        (Fault::Stands, "no new segment"),
+    ] {
+        let broken = judged(fault);
+        assert!(broken.iter().any(|broken| broken.contains(part)), "{fault:?}: {broken:?}");
+    }
 }
 
 #[test]

@@ -78,8 +78,11 @@ async fn file(
 impl Viewers {
     fn segment(&self, path: &str, name: &str, headers: &HeaderMap) -> Response {
         let Some(stream) = self.registry.get(path) else { return self.unknown(path) };
-        match stream.window.snapshot().file(name) {
+        let snapshot = stream.window.snapshot();
+        match snapshot.file(name) {
             Some(file) => segment(headers, file),
+            // Who asks has a playlist of the process before: the next one tells that it is a gap.
+            None if snapshot.is_lost(name) => unavailable("this segment was lost when the server was restarted"),
             None => refusal(StatusCode::NOT_FOUND, "this segment is not in the stream's window (any more)"),
         }
     }

@@ -15,6 +15,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Files listed in one directory at most: a window and its leftovers have far fewer.
 const MAX_LISTED: usize = 10_000;
@@ -84,12 +85,17 @@ impl LocalDirectory {
 
     /// Where the window of `stream` lies.
     pub fn live_directory(&self, stream: &StreamName) -> PathBuf {
-        self.root.join("live").join(stream.app()).join(stream.name())
+        live_directory(&self.root, stream)
     }
 
     fn aside(&self, stream: &StreamName, name: &str, Aside(number): Aside) -> PathBuf {
         self.live_directory(stream).join(format!("{name}.{number}{ASIDE}"))
     }
+}
+
+/// Where the window of a stream lies in an archive.
+pub fn live_directory(root: &Path, stream: &StreamName) -> PathBuf {
+    root.join("live").join(stream.app()).join(stream.name())
 }
 
 impl Archive for LocalDirectory {
@@ -274,6 +280,8 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct LedgerState {
+    /// When a file was last added.
+    added: Option<Instant>,
     files: BTreeMap<String, u64>,
     documents: Option<Documents>,
 }
@@ -293,6 +301,11 @@ impl Ledger {
         self.lock().files.clone()
     }
 
+    /// When a segment last became durable.
+    pub fn added(&self) -> Option<Instant> {
+        self.lock().added
+    }
+
     /// Whether a file is believed to be there.
     pub fn holds(&self, name: &str) -> bool {
         self.lock().files.contains_key(name)
@@ -310,7 +323,9 @@ impl Ledger {
 
     /// Notes that a file is there.
     pub fn add(&self, name: &str, length: u64) {
-        self.lock().files.insert(name.to_owned(), length);
+        let mut state = self.lock();
+        state.files.insert(name.to_owned(), length);
+        state.added = Some(Instant::now());
     }
 
     /// Notes that a file is not there, or not what it should be.

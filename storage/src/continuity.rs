@@ -256,6 +256,7 @@ mod tests {
         let partial = record.adopt(&mut |name| files.get(name).cloned());
         let gaps: Vec<_> = partial.listed.iter().filter(|s| s.listed.gap).map(|s| s.file.name.clone()).collect();
         assert_eq!(gaps, [torn.clone(), lost]);
+        assert!(partial.is_lost(&torn) && !whole.is_lost(&torn));
         assert!(partial.file(&torn).is_none() && partial.files().keys().all(|name| **name != torn));
     }
 

@@ -6,8 +6,10 @@
 pub mod archive;
 pub mod continuity;
 pub mod disk;
+pub mod document;
 pub mod events;
 pub mod export;
+pub mod hints;
 pub mod live;
 pub mod log;
 pub mod metered;
@@ -24,6 +26,7 @@ pub mod window;
 mod write;
 
 pub use archive::{Archive, Ledger};
+pub use hints::Hints;
 pub use live::{LiveStream, Publisher, Registry, Session};
 pub use log::SampleLog;
 pub use mounts::{Mount, Mounts};

@@ -121,6 +121,8 @@ pub struct Stats {
     pub forced_cuts: AtomicU64,
     /// Samples that are in no segment.
     pub samples_dropped: AtomicU64,
+    /// Operations on storage that failed or did not come back.
+    pub storage_errors: AtomicU64,
 }
 
 /// The shared state of one stream. Actors come and go around it.

@@ -1,8 +1,9 @@
 //! Mounts: where streams are archived, by application. Each has threads of its own, so that trouble of one is
 //! nobody else's (invariant I10).
 
-use crate::archive::{Archive, LocalDirectory};
+use crate::archive::{Archive, LocalDirectory, live_directory};
 use crate::disk::{Disk, SyncPolicy};
+use crate::hints::Hints;
 use crate::metered::Metered;
 use crate::name::StreamName;
 use crate::recordings::Recordings;
@@ -28,6 +29,8 @@ pub struct Mount {
     pub recordings: Arc<Recordings>,
     /// How it has been lately.
     pub signs: Arc<Signs>,
+    /// What inotify tells of it.
+    pub hints: Arc<Hints>,
 }
 
 impl Mount {
@@ -41,7 +44,15 @@ impl Mount {
         let signs = Arc::new(Signs::default());
         let disk = Disk::start(Arc::new(Metered::new(archive, signs.clone())), policy)?;
         let recordings = Arc::new(Recordings::at(directory, signs.clone()));
-        Ok(Self { label: label.into(), directory: directory.to_owned(), disk, recordings, signs })
+        let hints = Arc::default();
+        Ok(Self { label: label.into(), directory: directory.to_owned(), disk, recordings, signs, hints })
+    }
+}
+
+impl Mount {
+    /// Where the window of a stream lies.
+    pub fn live_directory(&self, stream: &StreamName) -> PathBuf {
+        live_directory(&self.directory, stream)
     }
 }
 

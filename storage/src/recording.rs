@@ -10,6 +10,7 @@ use media::hls::{ListedSegment, MediaPlaylist};
 use media::sample::TICKS_PER_MS;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Version of the formats; others are not read.
@@ -154,6 +155,9 @@ pub struct SessionRecord {
     pub bytes: u64,
     /// Sum of all durations, gaps included, milliseconds.
     pub duration_ms: i64,
+    /// Operations on storage that failed or did not come back, since the process started.
+    #[serde(default)]
+    pub storage_errors: u64,
     /// Length of the MP4 file, if one was made.
     #[serde(default)]
     pub movie_bytes: Option<u64>,
@@ -178,6 +182,7 @@ impl SessionRecord {
             gaps: 0,
             bytes: 0,
             duration_ms: 0,
+            storage_errors: stream.stats.storage_errors.load(Ordering::Relaxed),
             movie_bytes: None,
         }
     }
@@ -263,6 +268,7 @@ pub(crate) mod tests {
             gaps: 0,
             bytes: 0,
             duration_ms: 0,
+            storage_errors: 0,
             movie_bytes: None,
         }
     }

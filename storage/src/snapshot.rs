@@ -3,19 +3,16 @@
 //! What a playlist names, its digests and the files themselves change in one instant (invariant I2),
 //! because they are one value.
 
+pub use crate::document::{Document, hex};
 use crate::numbers::Numbers;
-use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
 use media::hls::{ListedSegment, Measured, MediaPlaylist, multivariant};
 use media::packager::Settings;
 use media::sample::{TICKS_PER_MS, Tracks};
 use media::segment::{FileDigest, Initialization, Part};
 use media::{Packager, Segment, TICKS_PER_SECOND};
 use memory::Content;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use tokio::time::{Duration, Instant};
 
 /// Media Playlist of the one rendition there is so far.
@@ -29,40 +26,6 @@ pub const DIGESTS: &str = "segments-sha256.json";
 const MAX_SHORT: usize = 64;
 /// The window holds at least this many target durations and one segment (RFC 8216 section 6.2.2).
 const MIN_TARGET_DURATIONS: i64 = 3;
-
-/// A document that changes with every publication.
-#[derive(Debug, Default)]
-pub struct Document {
-    /// The text as sent.
-    pub bytes: Bytes,
-    /// Strong validator (RFC 9110 section 8.8.3), without quotes.
-    pub etag: String,
-    gzip: OnceLock<Bytes>,
-}
-
-impl Document {
-    fn new(text: impl Into<Bytes>) -> Self {
-        let bytes: Bytes = text.into();
-        Self { etag: hex(&Sha256::digest(&bytes)[..16]), bytes, gzip: OnceLock::new() }
-    }
-
-    /// The text as files have it.
-    pub fn content(&self) -> Content {
-        self.bytes.clone().into()
-    }
-
-    /// The text compressed, made when first asked for.
-    pub fn gzip(&self) -> Bytes {
-        self.gzip.get_or_init(|| compress(&self.bytes)).clone()
-    }
-}
-
-fn compress(bytes: &Bytes) -> Bytes {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    // Writing to memory cannot fail; an empty answer would be wrong, the plain one is never cached here.
-    let _ = encoder.write_all(bytes);
-    encoder.finish().map(Bytes::from).unwrap_or_default()
-}
 
 /// A file of the window.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,6 +180,11 @@ impl Snapshot {
         let named = |segment: &&Arc<Published>| segment.file.name == name && !segment.listed.gap;
         let map = || segments().filter_map(|segment| segment.map.as_deref()).find(|file| file.name == name);
         segments().find(named).map(|segment| &segment.file).or_else(map)
+    }
+
+    /// Whether a segment of this name was published and cannot be fetched: it is a gap.
+    pub fn is_lost(&self, name: &str) -> bool {
+        self.listed.iter().any(|segment| segment.listed.gap && segment.file.name == name)
     }
 
     /// Every file that can be fetched.
@@ -383,16 +351,6 @@ fn discontinuities(listed: &[Arc<Published>]) -> u64 {
 fn expire(segment: Arc<Published>, playlist: i64, now: Instant) -> Expired {
     let ticks = (segment.listed.duration + playlist).max(0).unsigned_abs();
     Expired { segment, until: now + Duration::from_micros(ticks * 1_000_000 / TICKS_PER_SECOND.unsigned_abs()) }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        text.extend([byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)])));
-    }
-    text
 }
 
 #[cfg(test)]

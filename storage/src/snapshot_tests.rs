@@ -1,10 +1,12 @@
 use super::*;
 use crate::live::{LiveSettings, LiveStream, Session};
 use crate::name::StreamName;
+use bytes::Bytes;
 use media::Container;
 use media::packager::Settings;
 use media::sample::Tracks;
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 
 const WINDOW: usize = 6;
 

@@ -129,7 +129,8 @@ pub struct State {
 fn specs(args: &Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
     let Args { stream, environment } = args.clone();
     let Environment { registry, records, mounts, vitals, .. } = environment;
-    let Mount { disk, recordings, .. } = mounts.of(&stream.name).clone();
+    let mount = mounts.of(&stream.name).clone();
+    let Mount { disk, recordings, .. } = mount.clone();
     let lock = publisher_lock::Args { stream: stream.clone(), notices: myself.get_derived(), vitals: vitals.clone() };
     let segmenter = segmenter::Args { stream: stream.clone(), records, vitals: vitals.clone() };
     let archiver = archiver::Args {
@@ -144,7 +145,7 @@ fn specs(args: &Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
         disk: disk.clone(),
         vitals: vitals.clone(),
     });
-    let watcher = watcher::Args { stream, disk, registry, vitals };
+    let watcher = watcher::Args { stream, mount, registry, vitals };
     let supervisor = myself.clone();
     let lock_started = move |lock: &ActorRef<_>| drop(supervisor.send_message(Msg::LockStarted(lock.clone())));
     let recorder =

@@ -32,11 +32,16 @@ fn chromium(player: &str, url: &str) -> serde_json::Value {
 }
 
 fn chromium_for(seconds: u32, player: &str, url: &str) -> serde_json::Value {
+    chromium_at(1.0, seconds, player, url)
+}
+
+/// Plays at a multiple of the usual speed, to the end if there is one by then.
+pub fn chromium_at(rate: f64, seconds: u32, player: &str, url: &str) -> serde_json::Value {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/acceptance/players");
     assert!(directory.join("node_modules").exists(), "the players are missing: run `make tools`");
     let mut node = Command::new("node");
-    node.current_dir(directory).args(["play.mjs", player, url, &seconds.to_string()]);
-    let output = run(&mut node, Duration::from_secs(90));
+    node.current_dir(directory).args(["play.mjs", player, url, &seconds.to_string()]).env("RATE", rate.to_string());
+    let output = run(&mut node, Duration::from_secs(120));
     serde_json::from_slice(&output.stdout).expect("one JSON object")
 }
 

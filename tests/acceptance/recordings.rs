@@ -189,24 +189,42 @@ fn a_session_that_met_kill_9_and_a_reconnect_is_one_recording_and_what_viewers_g
 }
 
 #[test]
-fn what_storage_did_not_take_in_time_is_a_gap_and_nothing_else_is() {
+fn ten_faults_and_two_reconnects_are_one_recording_that_lacks_what_it_says_and_nothing_else() {
     let directories = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
     let [source, point] = directories.each_ref().map(tempfile::TempDir::path);
     let mount = Mount::new(source, point, 1).expect("faultfs");
+    let rules = |rules| mount.rules().set(rules).expect("few");
     // Nothing is held for the recording beyond what viewers may still fetch.
-    let server = Server::start_on(point, &["--record", "--spool", "0", "--window", "3", "--grace", "1"]);
-    let clip = Clip { seconds: 60, ..CLIP };
-    let publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
+    let server = Server::start_on(point, &["--record", "--spool", "0", "--window", "3", "--grace", "5"]);
+    let url = server.publish_url("show");
+    let mut publisher = Publisher::looping(CLIP, &url);
     let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
     wait_for("something is recorded", FINISHED, || recordings(&server).first().cloned());
-    mount.rules().set(vec![Rule::always(None, Effect::Errno(Errno::IO.raw_os_error()))]).expect("few");
+    let struck = || mount.rules().counts().struck.values().sum::<u64>();
+    for (number, errno) in [Errno::IO, Errno::NOSPC, Errno::ROFS].into_iter().cycle().take(9).enumerate() {
+        let before = struck();
+        rules(vec![Rule::always(None, Effect::Errno(errno.raw_os_error()))]);
+        wait_for("a fault strikes", FINISHED, || (struck() > before).then_some(()));
+        rules(Vec::new());
+        if number == 2 || number == 5 {
+            publisher.kill();
+            publisher = Publisher::looping(CLIP, &url);
+        }
+    }
+    rules(vec![Rule::always(None, Effect::Errno(Errno::IO.raw_os_error()))]);
     let gaps = || server.metric("steadycast_stream_recording_gaps_total", "live/show");
-    wait_for("the recording lacks something", Duration::from_secs(60), || (gaps() >= 2.0).then_some(()));
-    mount.rules().set(Vec::new()).expect("none");
-    assert!(publisher.finish(Duration::from_secs(120)), "the encoder noticed something");
+    wait_for("the recording lacks something", Duration::from_secs(90), || (gaps() >= 2.0).then_some(()));
+    rules(Vec::new());
+    wait_for("it goes on", FINISHED, || {
+        (server.metric("steadycast_stream_archive_age_seconds", "live/show") < 3.0).then_some(())
+    });
+    publisher.kill();
     let seen = viewer.finish();
     seen.assert_consecutive();
+    assert_eq!(seen.discontinuities(), 2);
     let recording = finished(&server);
+    assert_eq!(number(&recording, "epochs"), 3);
+    assert!(number(&recording, "storage_errors") >= 10, "{recording}");
     let vod = Vod::of(&server, &recording);
     assert!(vod.gaps() >= 2 && vod.gaps() == number(&recording, "gaps"), "{recording}");
     assert_eq!(vod.playlist.segments.len(), seen.segments.len(), "every segment is there or a gap");
@@ -214,5 +232,27 @@ fn what_storage_did_not_take_in_time_is_a_gap_and_nothing_else_is() {
         let name = uri.rsplit_once('/').expect("an hour").1;
         let seen = seen.segments.values().find(|seen| seen.uri == name).expect("viewers got it");
         assert!(seen.bytes == bytes, "{uri} is not what viewers got");
+    }
+    plays_to_its_end(&server, &recording, &vod);
+}
+
+/// A recording with gaps plays in ffmpeg and in Chromium, as a playlist and as one file.
+fn plays_to_its_end(server: &Server, recording: &Value, vod: &Vod) {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let movie = directory.path().join("exported.mp4");
+    std::fs::write(&movie, exported(server, recording["id"].as_str().expect("an id"))).expect("written");
+    let digests = |file: &Path| packets(file, "v").into_iter().map(|packet| packet.digest).collect::<Vec<_>>();
+    assert_eq!(digests(&movie), digests(&vod.write(directory.path())));
+    assert_eq!(decoding_errors(&movie), "");
+    let seconds = number(recording, "duration_ms") as f64 / 1000.0;
+    let last = packets(&movie, "v").last().expect("pictures").pts_ms as f64 / 1000.0;
+    assert!((last - seconds).abs() < 1.0, "{last} s of {seconds} s: gaps last as long in the file");
+    for (player, path) in [("hls", "playlist"), ("file", "movie")] {
+        let found = recordings(server).into_iter().find(|found| found["id"] == recording["id"]).expect("listed");
+        let url = server.url(found[path].as_str().expect("a path"));
+        let measured = crate::players::chromium_at(4.0, 90, player, &url);
+        assert_eq!(measured["ended"], true, "{player}: {measured}");
+        let fatal = |error: &Value| error["fatal"] == true;
+        assert!(!measured["errors"].as_array().expect("errors").iter().any(fatal), "{player}: {measured}");
     }
 }

@@ -5,7 +5,14 @@ use crate::harness::publisher::Publisher;
 use crate::harness::server::Server;
 use crate::harness::viewer::{Recording, Viewer, try_get};
 use crate::harness::wait_for;
-use std::time::Duration;
+use rustix::process::{Signal, kill_process};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest wait for a playlist while a worker is started: what the parent waits, and the start, in a debug build.
+const ANSWERED: Duration = Duration::from_secs(3);
 
 #[test]
 fn after_kill_9_the_same_session_goes_on_with_rising_numbers_and_no_name_is_reused() {
@@ -54,6 +61,59 @@ fn a_session_that_had_ended_is_shown_after_a_restart_and_ends_no_second_time() {
     let server = server.kill_and_restart(&["--grace", "1"]);
     assert_eq!(playlist(&server), Some(ended));
     assert!(server.logged("session ended").is_empty(), "it ended before");
+}
+
+/// Asks for a playlist over and over: what was not answered as it should be, and the longest wait for an answer.
+fn impatient(url: String, stop: Arc<AtomicBool>) -> (Vec<String>, Duration) {
+    let (mut wrong, mut longest) = (Vec::new(), Duration::ZERO);
+    while !stop.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        match ureq::get(&url).call() {
+            Ok(_) => longest = longest.max(asked.elapsed()),
+            // Killed while it answered: nobody can help that, and every player asks again.
+            Err(ureq::Error::Io(error)) if error.kind() != ErrorKind::ConnectionRefused => {}
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    (wrong, longest)
+}
+
+#[test]
+fn under_a_parent_nobody_is_refused_while_the_worker_is_killed_or_replaced() {
+    let server = Server::supervised(&["--grace", "20"]);
+    let published = || server.metric("steadycast_stream_segments_published_total", "live/show");
+    let mut publisher = Publisher::looping(CLIP, &server.publish_url("show"));
+    wait_for("segments", Duration::from_secs(30), || (published() >= 3.0).then_some(()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let (url, stopped) = (server.url("/live/show/0.m3u8"), stop.clone());
+    let viewer = Viewer::follow(url.clone());
+    let asking = std::thread::spawn(move || impatient(url, stopped));
+    for restarts in 1..=4 {
+        let worker = server.worker().expect("a worker");
+        match restarts {
+            // An upgrade, which is no failure.
+            4 => server.tell(Signal::USR2),
+            _ => kill_process(worker, Signal::KILL).expect("it runs"),
+        }
+        wait_for("another worker", Duration::from_secs(15), || server.worker().filter(|other| *other != worker));
+        // The encoder connects while the worker starts: it waits, too.
+        drop(publisher);
+        publisher = Publisher::looping(CLIP, &server.publish_url("show"));
+        // By the second one the viewer has long seen the first.
+        wait_for("it publishes", Duration::from_secs(30), || (published() >= 2.0).then_some(()));
+        assert_eq!(server.metric("steadycast_worker_restarts_total", ""), f64::from(restarts));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (wrong, longest) = asking.join().expect("it asks");
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(longest < ANSWERED, "a playlist took {longest:?}");
+    let seen = viewer.stop();
+    seen.assert_consecutive();
+    assert_eq!(seen.discontinuities(), 4);
+    let worker = server.worker().expect("a worker");
+    server.tell(Signal::TERM);
+    assert!(server.exit().success());
+    assert!(!std::path::Path::new(&format!("/proc/{}", worker.as_raw_nonzero())).exists(), "the worker outlived it");
 }
 
 #[test]

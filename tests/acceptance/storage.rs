@@ -136,3 +136,74 @@ fn a_directory_that_is_deleted_is_made_again() {
         archived(server, source);
     });
 }
+
+/// Removes a segment from the archive; it is there again. When it was removed.
+fn removed_and_mended(server: &Server) -> Instant {
+    let directory = server.archived("show");
+    let is_segment = |path: &Path| path.extension().is_some_and(|extension| extension == "m4s");
+    let newest = || {
+        let listed = std::fs::read_dir(&directory).ok()?.flatten().map(|entry| entry.path());
+        listed.filter(|path| is_segment(path)).max()
+    };
+    let removed = wait_for("a segment is archived", HEALS, newest);
+    let begun = Instant::now();
+    std::fs::remove_file(&removed).expect("removed");
+    wait_for("it is mended", HEALS, || removed.exists().then_some(()));
+    begun
+}
+
+#[test]
+fn a_file_that_goes_is_noticed_at_once_where_inotify_tells_of_it() {
+    let server = Server::start(&[]);
+    let _publisher = Publisher::looping(CLIP, &server.publish_url("show"));
+    wait_for("inotify watches", HEALS, || hint_thread(&server));
+    let damage = || server.metric("steadycast_archive_damage_total", "");
+    // Without a hint it takes five seconds in the worst case, and 2.5 on average.
+    let mut slowest = Duration::ZERO;
+    for _ in 0..3 {
+        let before = damage();
+        let begun = removed_and_mended(&server);
+        wait_for("it was noticed", HEALS, || (damage() > before).then_some(()));
+        slowest = slowest.max(begun.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(4), "{slowest:?}");
+}
+
+/// The thread that inotify is read by.
+fn hint_thread(server: &Server) -> Option<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).ok()?.flatten();
+    let is_it = |task: &std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("notify-rs"))
+    };
+    tasks.into_iter().find(is_it).map(|task| task.file_name().to_string_lossy().into_owned())
+}
+
+#[test]
+fn inotify_that_has_no_watches_left_is_missed_by_nobody() {
+    let errors = ["-e", "trace=inotify_add_watch", "-e", "inject=inotify_add_watch:error=ENOSPC"];
+    let server = Server::start_traced(&errors, &[]);
+    let _publisher = Publisher::looping(CLIP, &server.publish_url("show"));
+    let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
+    let refused = || server.metric("steadycast_watch_hint_errors_total", "kind=\"watch\"");
+    wait_for("watches are refused", HEALS, || (refused() > 0.0).then_some(()));
+    removed_and_mended(&server);
+    viewer.stop().assert_consecutive();
+}
+
+#[test]
+fn inotify_that_cannot_be_read_takes_no_core_and_is_missed_by_nobody() {
+    let server = Server::start(&[]);
+    let _publisher = Publisher::looping(CLIP, &server.publish_url("show"));
+    let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
+    let thread = wait_for("inotify is read", HEALS, || hint_thread(&server));
+    let errors = ["-o", "/dev/null", "-e", "trace=read", "-e", "inject=read:error=EIO"];
+    let mut strace = std::process::Command::new("strace");
+    let _strace = Publisher::with(strace.args(errors).args(["-p", &thread]).stderr(std::process::Stdio::null()));
+    let ended = || server.metric("steadycast_watch_hint_restarts_total", "");
+    wait_for("its thread is ended", HEALS, || (ended() == 1.0).then_some(()));
+    wait_for("its thread is gone", HEALS, || hint_thread(&server).is_none().then_some(()));
+    removed_and_mended(&server);
+    let seen = viewer.stop();
+    seen.assert_consecutive();
+    assert!(seen.longest_wait < MAX_WAIT, "{:?} without a new segment", seen.longest_wait);
+}

@@ -66,8 +66,9 @@ impl Commit<'_> {
             events::archive_current(stream);
         }
         for name in &plan.remove {
-            archive.remove(&stream.name, name)?;
+            // Forgotten first: what goes and is believed to be there is damage to the watcher.
             stream.ledger.forget(name);
+            archive.remove(&stream.name, name)?;
         }
         Ok(spares)
     }

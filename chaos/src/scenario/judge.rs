@@ -1,5 +1,6 @@
 //! Judge: which promises a stream has kept. Pure: it is given what was observed.
 
+use super::browser::Played;
 use super::witness::{Order, Testimony};
 use crate::audit::finding::Finding;
 use serde::Serialize;
@@ -64,9 +65,32 @@ pub struct Observed {
     pub healed_after: Option<f64>,
     /// The recording, where there is one to be compared.
     pub recorded: Option<Recorded>,
+    /// What hls.js made of it, where it played.
+    pub played: Option<Played>,
 }
 
 impl Observed {
+    /// Nothing yet, of a stream whose storage nothing has happened to.
+    pub fn undisturbed(fault: String, target: Duration) -> Self {
+        Self {
+            fault,
+            must_strike: false,
+            struck: 0,
+            fault_seconds: 0.0,
+            findings: Vec::new(),
+            longest_wait: 0.0,
+            segments: 0,
+            target_duration: target.as_secs_f64(),
+            generator_lag: 0.0,
+            order: Order::default(),
+            disconnected: false,
+            session_changed: false,
+            healed_after: Some(0.0),
+            recorded: None,
+            played: None,
+        }
+    }
+
     /// Notes what a witness saw.
     pub fn saw(&mut self, testimony: Testimony) {
         self.longest_wait = testimony.report.longest_wait.as_secs_f64();
@@ -105,6 +129,9 @@ impl Observed {
         check(!self.disconnected, "the publisher was disconnected".to_owned());
         check(!self.session_changed, "the session or its published-at changed".to_owned());
         check(self.healed_after.is_some(), "the archive was not whole again in time".to_owned());
+        if let Some(sentence) = self.played.as_ref().and_then(Played::broken) {
+            check(false, sentence);
+        }
         if let Some(recorded) = &self.recorded {
             check(recorded.different.is_empty(), format!("recorded with other bytes: {:?}", recorded.different));
             check(recorded.untold.is_empty(), format!("neither recorded nor a gap: {:?}", recorded.untold));
@@ -165,6 +192,7 @@ mod tests {
             session_changed: false,
             healed_after: Some(3.0),
             recorded: Some(Recorded { same: 20, ..Recorded::default() }),
+            played: Some(Played { played_s: 30.0, ..Played::default() }),
         }
     }
 
@@ -198,6 +226,11 @@ mod tests {
             (recorded(|recorded| recorded.untold.push("a".to_owned())), "neither recorded"),
             (recorded(|recorded| recorded.absent.push("a".to_owned())), "not there"),
             (recorded(|recorded| recorded.gaps = 1), "1 gaps are listed and 0"),
+            (
+                Observed { played: Some(Played { stalls: 1, played_s: 30.0, ..Played::default() }), ..kept() },
+                "stalled 1",
+            ),
+            (Observed { played: Some(Played::default()), ..kept() }, "hls.js"),
         ] {
             let found = broken.broken();
             assert!(found.len() == 1 && found[0].contains(part), "{part}: {found:?}");

@@ -1,6 +1,6 @@
 //! The process is killed while it writes, at moments that a seed decides; the show goes on.
 
-use super::report::Outcome;
+use super::report::{Outcome, Told};
 use super::witness::{Sha, sha};
 use super::{Setting, clip};
 use crate::faultfs::{Effect, Mount, Rule};
@@ -93,7 +93,23 @@ pub fn run(setting: &Setting, kills: usize) -> anyhow::Result<Outcome> {
     for directory in [directory, runtime.into()] {
         let _ = std::fs::remove_dir_all(directory);
     }
-    Ok(Outcome { kills: Some(came), ..Outcome::default() })
+    Ok(Outcome { told: vec![came.told()?], ..Outcome::default() })
+}
+
+impl Kills {
+    fn told(self) -> anyhow::Result<Told> {
+        let text = format!(
+            "Killed {} times, {} of them while something lay written aside. Viewers saw {} segments, {} gaps (published, and not on storage yet when the process was killed) and {} discontinuities; the longest time from a kill to the next new segment was {:.1} s, the encoder's own start included. {} segments are in the one recording with the bytes that viewers got. Nothing torn may be served or listed, no name or number may have other bytes than before, and the session must go on.",
+            self.kills,
+            self.while_writing,
+            self.segments,
+            self.gaps,
+            self.discontinuities,
+            self.longest_recovery,
+            self.recorded,
+        );
+        Ok(Told { text, figures: serde_json::to_value(&self)?, broken: self.broken })
+    }
 }
 
 fn check(broken: &mut Vec<String>, kept: bool, sentence: impl FnOnce() -> String) {
@@ -306,6 +322,8 @@ impl Seen {
                 // Killed in the middle of an answer.
                 Err(_) => return,
             },
+            // Lost with the process before: the next playlist tells that it is a gap.
+            Err(ureq::Error::StatusCode(503)) => return,
             Err(ureq::Error::StatusCode(status)) => status,
             Err(_) => return,
         };

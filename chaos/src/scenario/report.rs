@@ -1,7 +1,6 @@
 //! What came of scenarios: a page for people, and JSON of everything that was observed.
 
 use super::judge::{Answers, Observed};
-use super::kills::Kills;
 use crate::bench::machine;
 use serde::Serialize;
 use std::fmt::Write;
@@ -22,8 +21,19 @@ pub struct Outcome {
     pub rows: Vec<Row>,
     /// How health was answered, for each group of faults.
     pub answers: Vec<Answers>,
-    /// Of a process that was killed.
-    pub kills: Option<Kills>,
+    /// What is told in words.
+    pub told: Vec<Told>,
+}
+
+/// What came of something that is no stream with a fault.
+#[derive(Debug, Clone, Serialize)]
+pub struct Told {
+    /// For people.
+    pub text: String,
+    /// For machines.
+    pub figures: serde_json::Value,
+    /// Promises that were broken.
+    pub broken: Vec<String>,
 }
 
 impl Outcome {
@@ -31,6 +41,7 @@ impl Outcome {
     pub fn add(&mut self, part: Self) {
         self.rows.extend(part.rows);
         self.answers.extend(part.answers);
+        self.told.extend(part.told);
     }
 
     /// Promises that were broken, and where.
@@ -39,8 +50,8 @@ impl Outcome {
             .rows
             .iter()
             .flat_map(|row| row.broken.iter().map(|broken| format!("{}: {broken}", row.observed.fault)));
-        let kills = self.kills.iter().flat_map(|kills| kills.broken.clone());
-        rows.chain(self.answers.iter().flat_map(Answers::broken)).chain(kills).collect()
+        let told = self.told.iter().flat_map(|told| told.broken.clone());
+        rows.chain(self.answers.iter().flat_map(Answers::broken)).chain(told).collect()
     }
 }
 
@@ -65,32 +76,21 @@ pub fn markdown(outcomes: &[(&str, &str, Outcome)], seed: u64) -> String {
     text
 }
 
-fn killed(text: &mut String, name: &str, what: &str, kills: &Kills) {
-    let _ = writeln!(
-        text,
-        "\n## {name}\n\n{what}.\n\nKilled {} times, {} of them while something lay written aside. Viewers saw {} segments, {} gaps (published, and not on storage yet when the process was killed) and {} discontinuities; the longest time from a kill to the next new segment was {:.1} s, the encoder's own start included. {} segments are in the one recording with the bytes that viewers got.",
-        kills.kills,
-        kills.while_writing,
-        kills.segments,
-        kills.gaps,
-        kills.discontinuities,
-        kills.longest_recovery,
-        kills.recorded,
-    );
-    let verdict = match &kills.broken[..] {
-        [] => "Every promise was kept: nothing torn was served or listed, no name or number had other bytes than before, the session went on.".to_owned(),
-        broken => format!("**Broken**: {}", broken.join("; ")),
-    };
-    let _ = writeln!(text, "\n{verdict}");
-}
-
 /// Writing to a String cannot fail.
 fn section(text: &mut String, name: &str, what: &str, outcome: &Outcome) {
-    if let Some(kills) = &outcome.kills {
-        return killed(text, name, what, kills);
+    let _ = writeln!(text, "\n## {name}\n\n{what}.");
+    for told in &outcome.told {
+        let verdict = match &told.broken[..] {
+            [] => "Every promise was kept.".to_owned(),
+            broken => format!("**Broken**: {}.", broken.join("; ")),
+        };
+        let _ = writeln!(text, "\n{} {verdict}", told.text);
+    }
+    if outcome.rows.is_empty() {
+        return;
     }
     let kept = outcome.rows.iter().filter(|row| row.broken.is_empty()).count();
-    let _ = writeln!(text, "\n## {name}\n\n{what}.\n\n{kept} of {} streams kept every promise.", outcome.rows.len());
+    let _ = writeln!(text, "\n{kept} of {} streams kept every promise.", outcome.rows.len());
     if let Some(worst) = outcome.answers.iter().max_by(|a, b| a.p99_ms.total_cmp(&b.p99_ms)) {
         let asked: usize = outcome.answers.iter().map(|answers| answers.asked).sum();
         let failed: usize = outcome.answers.iter().map(|answers| answers.failed).sum();
@@ -98,6 +98,16 @@ fn section(text: &mut String, name: &str, what: &str, outcome: &Outcome) {
             text,
             "`/healthz` and `/metrics` were asked {asked} times, {failed} times in vain; the slowest group's p99 was {:.1} ms.",
             worst.p99_ms
+        );
+    }
+    let played: Vec<_> = outcome.rows.iter().filter_map(|row| row.observed.played.as_ref()).collect();
+    if !played.is_empty() {
+        let stalls: u64 = played.iter().map(|played| played.stalls).sum();
+        let seconds: f64 = played.iter().map(|played| played.played_s).sum();
+        let _ = writeln!(
+            text,
+            "hls.js played {} of the streams in Chromium, {seconds:.0} s all together, with {stalls} stalls.",
+            played.len()
         );
     }
     let unmet: Vec<_> = outcome
@@ -109,8 +119,12 @@ fn section(text: &mut String, name: &str, what: &str, outcome: &Outcome) {
     if !unmet.is_empty() {
         let _ = writeln!(text, "\nNever met, because a running server does not ask for it: {}.", unmet.join("; "));
     }
+    table(text, &outcome.rows);
+}
+
+fn table(text: &mut String, rows: &[Row]) {
     text.push_str("\n| fault | struck | longest wait, s | pictures | missing | repeated | whole after, s | recorded | gaps | kept |\n|---|---|---|---|---|---|---|---|---|---|\n");
-    let mut rows: Vec<_> = outcome.rows.iter().collect();
+    let mut rows: Vec<_> = rows.iter().collect();
     rows.sort_by(|a, b| a.observed.fault.cmp(&b.observed.fault));
     for Row { observed, broken } in rows {
         let (same, gaps) = match &observed.recorded {

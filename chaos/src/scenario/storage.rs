@@ -1,5 +1,6 @@
 //! Storage fails while streams are live: faults side by side, each on a mount and a stream of its own.
 
+use super::browser::Browser;
 use super::judge::{Answers, Observed, Recorded};
 use super::matrix::{Cell, Fault};
 use super::report::{Outcome, Row};
@@ -34,16 +35,25 @@ const POLL: Duration = Duration::from_millis(100);
 /// Target duration of the server's segments.
 const TARGET: Duration = Duration::from_secs(2);
 
+/// What there is beside the streams whose storage fails.
+#[derive(Debug, Clone, Copy)]
+pub struct Beside {
+    /// Streams.
+    pub streams: usize,
+    /// hls.js in Chromium plays the first stream whose storage fails.
+    pub browser: bool,
+}
+
 /// Runs groups of faults that last equally long, beside other streams on healthy storage.
-pub fn run(setting: &Setting, groups: &[Vec<Cell>], streams: usize) -> anyhow::Result<Outcome> {
+pub fn run(setting: &Setting, groups: &[Vec<Cell>], beside: Beside) -> anyhow::Result<Outcome> {
     let clip = clip(&setting.directory)?;
     let known = Arc::new(Pictures::of(&std::fs::read(&clip)?)?);
     let mut outcome = Outcome::default();
     for group in groups {
         for cells in group.chunks(SIDE_BY_SIDE) {
-            let others = streams.saturating_sub(cells.len());
+            let others = beside.streams.saturating_sub(cells.len());
             let stage = Stage::set(setting, cells, &clip)?;
-            let played = stage.play(cells, &known, others)?;
+            let played = stage.play(cells, &known, Beside { streams: others, ..beside })?;
             eprintln!(
                 "{} of {} kept",
                 played.rows.iter().filter(|row| row.broken.is_empty()).count(),
@@ -110,7 +120,7 @@ impl Stage {
         Ok(Self { server, places, clip: clip.to_owned(), _removed: removed })
     }
 
-    fn play(mut self, cells: &[Cell], known: &Arc<Pictures>, others: usize) -> anyhow::Result<Outcome> {
+    fn play(mut self, cells: &[Cell], known: &Arc<Pictures>, beside: Beside) -> anyhow::Result<Outcome> {
         let longest = cells.iter().map(|cell| cell.lasts).max().unwrap_or_default();
         let heal = Observed::heal_limit(longest, TARGET);
         let watched = BEFORE + longest + heal + AFTER;
@@ -125,7 +135,7 @@ impl Stage {
             std::thread::spawn(move || load::run(&load, || ()))
         };
         let publishers: Vec<_> = (0..cells.len()).map(|number| publisher(&format!("fault{number}"), 1)).collect();
-        let crowd = publisher("others", others.max(1));
+        let crowd = publisher("others", beside.streams.max(1));
         let streams: Vec<_> =
             self.places.iter().map(|place| place.stream.clone()).chain(["others/show-0".to_owned()]).collect();
         for stream in &streams {
@@ -135,6 +145,8 @@ impl Stage {
         let follow =
             |stream: &String| Witness::follow(self.server.url(&format!("/{stream}/0.m3u8")), watched, known.clone());
         let witnesses: Vec<_> = streams.iter().map(follow).collect();
+        let playlist = self.server.url(&format!("/{}/index.m3u8", streams[0]));
+        let browser = beside.browser.then(|| Browser::play(&playlist, watched)).transpose()?;
         let asking = Asking::start(&self.server);
         std::thread::sleep(BEFORE);
         let before = sessions(&self.server)?;
@@ -143,7 +155,9 @@ impl Stage {
         let testimonies = witnesses.into_iter().map(Witness::finish).collect::<anyhow::Result<Vec<_>>>()?;
         let answers = asking.stop();
         let reports = publishers.into_iter().chain([crowd]).map(finished).collect::<anyhow::Result<Vec<_>>>()?;
-        observed.push(undisturbed(others.max(1)));
+        let healthy = format!("none (one of {} other streams)", beside.streams.max(1));
+        observed.push(Observed { healed_after: Some(0.0), ..Observed::undisturbed(healthy, TARGET) });
+        let mut played = browser.map(Browser::finish).transpose()?;
         let mut rows = Vec::new();
         let recordings = self.recordings()?;
         let whole = observed.into_iter().zip(testimonies).zip(reports).zip(&streams);
@@ -153,9 +167,10 @@ impl Stage {
             observed.session_changed = before.get(stream) != after.get(stream) || !before.contains_key(stream);
             observed.recorded = self.recorded(number, stream, &testimony, &recordings, cells.get(number))?;
             observed.saw(testimony);
+            observed.played = played.take();
             rows.push(Row { broken: observed.broken(), observed });
         }
-        Ok(Outcome { rows, answers: vec![answers], kills: None })
+        Ok(Outcome { rows, answers: vec![answers], told: Vec::new() })
     }
 
     /// Has all faults strike at once, each for its time, and looks when every archive is a replica of its window again.
@@ -192,12 +207,11 @@ impl Stage {
             let lasted = over.unwrap_or(time);
             let in_time = healed.filter(|healed| *healed <= Observed::heal_limit(lasted, TARGET));
             Ok(Observed {
-                fault: cell.name.clone(),
                 must_strike: cell.must_strike,
                 struck: if matches!(cell.fault, Fault::Rule(_)) { place.struck()? } else { 1 },
                 fault_seconds: lasted.as_secs_f64(),
                 healed_after: in_time.map(|healed| healed.as_secs_f64()),
-                ..undisturbed(1)
+                ..Observed::undisturbed(cell.name.clone(), TARGET)
             })
         })
         .collect()
@@ -299,26 +313,6 @@ impl Place {
         let text = String::from_utf8_lossy(&playlist).into_owned();
         let mut names = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         playlist == kept && names.all(|name| std::fs::read(directory.join(name)).ok() == served(name))
-    }
-}
-
-/// A stream to whose storage nothing happens.
-fn undisturbed(streams: usize) -> Observed {
-    Observed {
-        fault: format!("none (one of {streams} other streams)"),
-        must_strike: false,
-        struck: 0,
-        fault_seconds: 0.0,
-        findings: Vec::new(),
-        longest_wait: 0.0,
-        segments: 0,
-        target_duration: TARGET.as_secs_f64(),
-        generator_lag: 0.0,
-        order: super::witness::Order::default(),
-        disconnected: false,
-        session_changed: false,
-        healed_after: Some(0.0),
-        recorded: None,
     }
 }
 

@@ -43,9 +43,58 @@ impl Server {
         Self::start_in(self.directory.clone(), self.data.clone(), addresses, options)
     }
 
-    fn start_in(directory: Arc<TempDir>, data: PathBuf, [rtmp, http, health]: [&str; 3], options: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_steadycast"))
-            .args(["serve", "--log", "json", "--rtmp", rtmp, "--http", http, "--health", health, "--chaos"])
+    /// Starts under a parent, which starts it again whenever it ends.
+    pub fn supervised(options: &[&str]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("temporary directory"));
+        let data = directory.path().join("data");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_steadycast"));
+        command.arg("supervise");
+        Self::start_with(command, directory, data, ["127.0.0.1:0"; 3], options)
+    }
+
+    /// The worker that runs under the parent now.
+    pub fn worker(&self) -> Option<rustix::process::Pid> {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok().and_then(rustix::process::Pid::from_raw)
+    }
+
+    /// Sends the process a signal.
+    pub fn tell(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// Waits for its end.
+    pub fn exit(mut self) -> std::process::ExitStatus {
+        wait_for("it ends", Duration::from_secs(20), || self.child.try_wait().expect("child"))
+    }
+
+    /// Starts under strace, which injects errors into system calls of all its threads.
+    pub fn start_traced(strace: &[&str], options: &[&str]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("temporary directory"));
+        let data = directory.path().join("data");
+        // -D: what is started is the server, not strace.
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "--seccomp-bpf", "-o", "/dev/null"]).args(strace);
+        command.args([env!("CARGO_BIN_EXE_steadycast"), "serve"]);
+        Self::start_with(command, directory, data, ["127.0.0.1:0"; 3], options)
+    }
+
+    fn start_in(directory: Arc<TempDir>, data: PathBuf, addresses: [&str; 3], options: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_steadycast"));
+        command.arg("serve");
+        Self::start_with(command, directory, data, addresses, options)
+    }
+
+    fn start_with(
+        mut command: Command,
+        directory: Arc<TempDir>,
+        data: PathBuf,
+        [rtmp, http, health]: [&str; 3],
+        options: &[&str],
+    ) -> Self {
+        let mut child = command
+            .args(["--log", "json", "--rtmp", rtmp, "--http", http, "--health", health, "--chaos"])
             .args(options)
             .env("RUST_LOG", "info,ractor=warn")
             .arg("--data")

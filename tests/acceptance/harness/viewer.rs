@@ -161,10 +161,12 @@ impl Recording {
     }
 }
 
-/// The body of what a playlist names. While the process restarts nobody answers; an answer must be a 200.
+/// The body of what a playlist names. While the process restarts nobody answers; an answer must be a 200. What was lost
+/// with the process before, and is a gap in the next playlist, is a 503 and empty here.
 fn fetch_listed(url: &str) -> Vec<u8> {
     wait_for(url, RESTART, || match ureq::get(url).call() {
         Ok(mut response) => response.body_mut().with_config().limit(1 << 30).read_to_vec().ok(),
+        Err(ureq::Error::StatusCode(503)) => Some(Vec::new()),
         Err(ureq::Error::StatusCode(status)) => panic!("{url} is listed and answered with {status}"),
         Err(_) => None,
     })

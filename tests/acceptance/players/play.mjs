@@ -1,8 +1,9 @@
 // Plays a stream in Chromium and prints what was measured as one JSON object.
-//   node play.mjs hls|shaka|page URL SECONDS [ZERO_MS FPS]
+//   node play.mjs hls|shaka|page|file URL SECONDS [ZERO_MS FPS]
 // With ZERO_MS, when picture 0 of a clip of `chaos numbered` was sent (milliseconds since 1970), and its frames a
 // second, the latency from glass to glass is read from the pictures.
-// `hls` and `shaka` are the stock players with stock settings; `page` is a watch page of our own.
+// `hls` and `shaka` are the stock players with stock settings; `page` is a watch page of our own; `file` is a file in
+// the element itself. RATE plays faster. What has an end is watched to its end.
 import { chromium } from "playwright-core";
 import { createRequire } from "node:module";
 
@@ -35,7 +36,7 @@ try {
     await page.addScriptTag({ path: require.resolve(scripts[player]) });
   }
   const measured = await page.evaluate(measure, {
-    player, url, seconds: Number(seconds), zero_ms: Number(zero_ms), fps: Number(fps), STALL_MS, TICK_MS, READ_MS, MAX_DETAILS,
+    player, url, rate: Number(process.env.RATE ?? 1), seconds: Number(seconds), zero_ms: Number(zero_ms), fps: Number(fps), STALL_MS, TICK_MS, READ_MS, MAX_DETAILS,
   });
   console.log(JSON.stringify({ ...measured, console_errors }));
 } finally {
@@ -43,7 +44,7 @@ try {
 }
 
 // Runs in the page.
-async function measure({ player, url, seconds, zero_ms, fps, STALL_MS, TICK_MS, READ_MS, MAX_DETAILS }) {
+async function measure({ player, url, rate, seconds, zero_ms, fps, STALL_MS, TICK_MS, READ_MS, MAX_DETAILS }) {
   // What a player had when it stalled: nothing to play, or something it did not play. And what it asked for last.
   const state = (video, at_ms) => ({
     at_ms,
@@ -92,10 +93,14 @@ async function measure({ player, url, seconds, zero_ms, fps, STALL_MS, TICK_MS, 
     shown.addEventListener("error", (event) => errors.push({ details: String(event.detail?.code), fatal: true }));
     await shown.load(url).catch((error) => errors.push({ details: String(error.code ?? error), fatal: true }));
     video.play().catch(() => {});
+  } else if (player === "file") {
+    video.src = url;
+    video.play().catch((error) => errors.push({ details: String(error), fatal: true }));
   }
+  video.playbackRate = rate;
   const result = { first_frame_ms: null, played_s: 0, stalls: 0, stalled_ms: 0, stalled_at: [], least_ahead_s: null, errors };
   let [last_time, last_moved, start_time, stalled, last_read] = [0, begun, 0, false, begun];
-  while (performance.now() - begun < seconds * 1000) {
+  while (performance.now() - begun < seconds * 1000 && !video.ended) {
     await new Promise((resolve) => setTimeout(resolve, TICK_MS));
     const now = performance.now();
     if (result.first_frame_ms === null) {
@@ -133,6 +138,8 @@ async function measure({ player, url, seconds, zero_ms, fps, STALL_MS, TICK_MS, 
     dropped_frames: quality.droppedVideoFrames,
     width: video.videoWidth,
     ended: video.ended,
+    current_time: video.currentTime,
+    duration: video.duration,
     moving_at_end,
   };
 }

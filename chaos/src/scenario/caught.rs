@@ -1,0 +1,52 @@
+//! A promise is broken on purpose in the real binary: a judge that does not notice is worth nothing.
+
+use super::judge::Observed;
+use super::report::{Outcome, Told};
+use super::witness::{Pictures, Witness};
+use super::{Setting, clip};
+use crate::load::{self, Load};
+use crate::server::{Server, get, wait_for};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The show before the blow, and all of it.
+const BEFORE: Duration = Duration::from_secs(4);
+const WATCHED: Duration = Duration::from_secs(18);
+/// How long the live path waits, milliseconds: three target durations.
+const BLOCK_MS: u64 = 6000;
+const LISTED: Duration = Duration::from_secs(20);
+const TARGET: Duration = Duration::from_secs(2);
+
+/// Blocks a segmenter, as a write that hangs would.
+pub fn run(setting: &Setting) -> anyhow::Result<Outcome> {
+    let directory = setting.directory.join(format!("caught-{}", std::process::id()));
+    let runtime = format!("/dev/shm/chaos-caught-{}", std::process::id());
+    let data = directory.join("data").display().to_string();
+    let server = Server::start(&setting.program, &["--data", &data, "--runtime-dir", &runtime].map(str::to_owned))?;
+    let clip = clip(&setting.directory)?;
+    let known = Arc::new(Pictures::of(&std::fs::read(&clip)?)?);
+    let load = Load { url: server.publish_url("live/show"), clip, streams: 1, duration: LISTED + WATCHED };
+    let publishing = std::thread::spawn(move || load::run(&load, || ()));
+    let url = server.url("/live/show-0/0.m3u8");
+    wait_for(&url, LISTED, || get(&url).is_ok())?;
+    let witness = Witness::follow(url, WATCHED, known);
+    std::thread::sleep(BEFORE);
+    let blow = format!("/chaos/v1/strike?stream=live/show-0&child=segmenter&blow=block&milliseconds={BLOCK_MS}");
+    ureq::post(&server.health_url(&blow)).send_empty()?;
+    let mut observed = Observed::undisturbed("the segmenter is blocked".to_owned(), TARGET);
+    observed.saw(witness.finish()?);
+    drop(server);
+    // Its server is gone: it ends when its time is over, and what it says is of no interest.
+    drop(publishing);
+    for directory in [directory, runtime.into()] {
+        let _ = std::fs::remove_dir_all(directory);
+    }
+    let found = observed.broken();
+    let noticed = found.iter().any(|broken| broken.contains("no new segment"));
+    let text = format!(
+        "The segmenter was blocked for {BLOCK_MS} ms. The judge found: {}.",
+        if found.is_empty() { "nothing".to_owned() } else { found.join("; ") }
+    );
+    let broken = if noticed { Vec::new() } else { vec!["the judge did not notice".to_owned()] };
+    Ok(Outcome { told: vec![Told { text, figures: serde_json::to_value(&observed)?, broken }], ..Outcome::default() })
+}

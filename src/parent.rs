@@ -1,0 +1,165 @@
+//! The parent: holds the listening sockets, starts the worker, and starts it again when it ends (invariant I9).
+//!
+//! While there is no worker, connections wait in the sockets' backlog: nobody is refused. It does nothing else, so that
+//! there is little in it that can fail.
+
+use crate::run::Listeners;
+use anyhow::Context;
+use command_fds::{CommandFdExt, FdMapping};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
+use supervisors::strategy::{Decision, Ending, History, Intensity, Restart};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, timeout};
+use tracing::{error, info, warn};
+
+/// A worker that ends this soon after the first start will not do better the next time: its directories are taken, say.
+const FIRST_START: Duration = Duration::from_secs(2);
+/// How long a worker may take to stop before it is killed.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// Descriptor of the first inherited socket (sd_listen_fds(3)).
+const FIRST_FD: i32 = 3;
+/// How often the worker was started again, for its metrics.
+pub const RESTARTS: &str = "STEADYCAST_WORKER_RESTARTS";
+
+/// What the worker's end, or a signal, leads to.
+enum Next {
+    Restart,
+    Exit(ExitCode),
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    upgrade: Signal,
+}
+
+/// Runs workers until told to stop.
+pub async fn run(listeners: Listeners) -> anyhow::Result<ExitCode> {
+    // Kept from the start: after an upgrade the file of that name is another one.
+    let program = std::env::current_exe().context("the program's own path")?;
+    let mut signals = Signals {
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+        hangup: signal(SignalKind::hangup())?,
+        upgrade: signal(SignalKind::user_defined2())?,
+    };
+    // It always gets another try; how long that waits follows from how often it failed.
+    let endless = Intensity { restarts: usize::MAX - 1, period: Duration::ZERO };
+    let mut history = History::new(Restart::Permanent, endless, Instant::now());
+    for restarts in 0u64.. {
+        let begun = Instant::now();
+        history.started(begun);
+        let mut worker = start(&program, &listeners, restarts)?;
+        let status = match watch(&mut worker, &mut signals).await? {
+            Watched::Ended(status) => status,
+            Watched::Told(status) => return Ok(exit_code(status)),
+            Watched::Upgrade => {
+                info!("starting the worker again, from the file that is there now");
+                continue;
+            }
+        };
+        match judge(status, restarts == 0 && begun.elapsed() < FIRST_START, &mut history) {
+            (Next::Exit(code), _) => return Ok(code),
+            (Next::Restart, wait) => {
+                error!(%status, wait_ms = wait.as_millis() as u64, "the worker has ended, starting it again");
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    _ = signals.terminate.recv() => return Ok(ExitCode::SUCCESS),
+                    _ = signals.interrupt.recv() => return Ok(ExitCode::SUCCESS),
+                }
+            }
+        }
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// What to do after a worker has ended by itself, and how long to wait before.
+fn judge(status: ExitStatus, at_first_start: bool, history: &mut History) -> (Next, Duration) {
+    // A worker that was told to stop, or says that its configuration is wrong, means it.
+    let meant = status.success() || status.code() == Some(i32::from(crate::EXIT_CONFIG));
+    if meant || (at_first_start && status.code().is_some()) {
+        return (Next::Exit(exit_code(status)), Duration::ZERO);
+    }
+    match history.ended(Ending::Killed, Instant::now(), fastrand::f64()) {
+        Decision::RestartAfter(wait) => (Next::Restart, wait),
+        Decision::Leave | Decision::GiveUp => (Next::Exit(ExitCode::FAILURE), Duration::ZERO),
+    }
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
+    status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+fn start(program: &PathBuf, listeners: &Listeners, restarts: u64) -> anyhow::Result<Child> {
+    let sockets = [&listeners.rtmp, &listeners.http, &listeners.health];
+    let mappings = sockets
+        .into_iter()
+        .zip(FIRST_FD..)
+        .map(|(socket, child_fd)| anyhow::Ok(FdMapping { parent_fd: OwnedFd::from(socket.try_clone()?), child_fd }));
+    let mut command = std::process::Command::new(program);
+    command.args(std::env::args_os().skip(1)).env("LISTEN_FDS", sockets.len().to_string());
+    command.env_remove("LISTEN_PID").env(RESTARTS, restarts.to_string());
+    command.fd_mappings(mappings.collect::<anyhow::Result<Vec<_>>>()?)?;
+    let mut command = Command::from(command);
+    command.kill_on_drop(true).spawn().with_context(|| program.display().to_string())
+}
+
+/// How a worker came to its end.
+enum Watched {
+    /// By itself.
+    Ended(ExitStatus),
+    /// The parent was told to stop.
+    Told(ExitStatus),
+    /// The parent was told to start it again.
+    Upgrade,
+}
+
+async fn watch(worker: &mut Child, signals: &mut Signals) -> anyhow::Result<Watched> {
+    loop {
+        tokio::select! {
+            status = worker.wait() => return Ok(Watched::Ended(status?)),
+            _ = signals.hangup.recv() => tell(worker, rustix::process::Signal::HUP),
+            _ = signals.upgrade.recv() => {
+                stop(worker, signals).await?;
+                return Ok(Watched::Upgrade);
+            }
+            _ = signals.terminate.recv() => return Ok(Watched::Told(stop(worker, signals).await?)),
+            _ = signals.interrupt.recv() => return Ok(Watched::Told(stop(worker, signals).await?)),
+        }
+    }
+}
+
+/// Has it stop; kills it if that takes too long, or if the parent is told a second time.
+async fn stop(worker: &mut Child, signals: &mut Signals) -> anyhow::Result<ExitStatus> {
+    tell(worker, rustix::process::Signal::TERM);
+    tokio::select! {
+        status = timeout(STOP_WITHIN, worker.wait()) => match status {
+            Ok(status) => return Ok(status?),
+            Err(_) => warn!("the worker does not stop, killing it"),
+        },
+        _ = signals.terminate.recv() => {}
+        _ = signals.interrupt.recv() => {}
+    }
+    worker.start_kill()?;
+    Ok(worker.wait().await?)
+}
+
+/// A worker that has just ended needs no signal.
+fn tell(worker: &Child, signal: rustix::process::Signal) {
+    let pid = worker.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    let _ = pid.map(|pid| rustix::process::kill_process(pid, signal));
+}
+
+/// Called by a worker: it ends with its parent, however that ends.
+pub fn die_with_parent() -> anyhow::Result<()> {
+    let parent = rustix::process::getppid();
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // It may have ended before the call.
+    anyhow::ensure!(rustix::process::getppid() == parent, "the parent has ended");
+    Ok(())
+}

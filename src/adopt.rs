@@ -69,13 +69,17 @@ fn read_files(record: &Record, mounts: &Mounts) -> Option<Files> {
     submitted.ok().map(|()| files)
 }
 
-/// The highest numbers in the archives, which those from the clock must exceed; none if one does not answer.
-pub fn highest_numbers(mounts: &Mounts) -> Option<Numbers> {
+/// The highest numbers in the archives, which those from the clock must exceed, and whether all have answered: one that
+/// does not keeps nobody from what the others say.
+pub fn highest_numbers(mounts: &Mounts) -> (Numbers, bool) {
     let deadline = Instant::now() + READ_DEADLINE;
     let asked: Vec<_> = mounts.all().map(ask_highest).collect();
-    asked.into_iter().try_fold(Numbers::default(), |highest, asked| {
+    asked.into_iter().fold((Numbers::default(), true), |(highest, all), asked| {
         let wait = deadline.saturating_duration_since(Instant::now());
-        asked?.recv_timeout(wait).ok().flatten().map(|found| highest.or_higher(found))
+        match asked.and_then(|asked| asked.recv_timeout(wait).ok().flatten()) {
+            Some(found) => (highest.or_higher(found), all),
+            None => (highest, false),
+        }
     })
 }
 

@@ -99,7 +99,7 @@ mod tests {
         let health = Health { vitals: Arc::default(), actors: Arc::default(), delivery: Arc::default(), mounts };
         health.mounts.default().signs.set_health(storage::signs::Health::Full);
         let readiness = health.readiness(Instant::now());
-        assert!(readiness.ready && readiness.storage["default"] == "full");
+        assert!(readiness.ready && readiness.storage["*"] == "full");
         assert!(!health.readiness(Instant::now() + STUCK_AFTER).ready);
         assert!(health.report(Instant::now()).healthy);
         let vital = health.vitals.register("segmenter live/show".to_owned());

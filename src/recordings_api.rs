@@ -40,7 +40,9 @@ pub struct Context {
 /// An archive, and room for requests that wait for it: one that hangs keeps nobody from the others.
 struct Asked {
     mount: Mount,
-    waiting: Arc<Semaphore>,
+    /// For those who look, and for those who change something: the public does not keep the operator out.
+    looking: Arc<Semaphore>,
+    changing: Arc<Semaphore>,
     exporting: Arc<Semaphore>,
 }
 
@@ -49,7 +51,8 @@ impl Context {
     pub fn new(mounts: Mounts, registry: Arc<Registry>) -> Self {
         let asked = |mount: &Mount| Asked {
             mount: mount.clone(),
-            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            looking: Arc::new(Semaphore::new(MAX_WAITING)),
+            changing: Arc::new(Semaphore::new(MAX_WAITING)),
             exporting: Arc::new(Semaphore::new(MAX_EXPORTS)),
         };
         Self { archives: mounts.all().map(asked).collect(), mounts, registry }
@@ -76,10 +79,11 @@ impl Asked {
     /// Asks storage on a thread that may wait; an answer that does not come is given up.
     async fn ask<T: Send + 'static>(
         &self,
+        room: &Arc<Semaphore>,
         question: impl FnOnce(&Recordings) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {
         let busy = |sentence: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{sentence}\n"));
-        let Ok(permit) = self.waiting.clone().try_acquire_owned() else {
+        let Ok(permit) = room.clone().try_acquire_owned() else {
             return Err(busy("storage is busy; try again later".to_owned()));
         };
         let recordings = self.mount.recordings.clone();
@@ -126,7 +130,7 @@ struct Recording {
     ended_at_ms: Option<i64>,
     ended_because: Option<String>,
     codecs: Option<String>,
-    epochs: u64,
+    epoch: u64,
     segments: u64,
     gaps: u64,
     storage_errors: u64,
@@ -141,7 +145,8 @@ struct Recording {
 
 async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Response {
     let (mut records, mut unavailable) = (Vec::new(), Vec::new());
-    let asked = context.archives.iter().map(|asked| async move { (asked, asked.ask(Recordings::all).await) });
+    let asked =
+        context.archives.iter().map(|asked| async move { (asked, asked.ask(&asked.looking, Recordings::all).await) });
     for (asked, answer) in join_all(asked).await {
         match answer {
             Ok(found) => records.extend(found),
@@ -176,7 +181,7 @@ fn of(record: SessionRecord, registry: &Registry) -> Recording {
         ended_at_ms: record.ended_at_ms,
         ended_because: record.ended_because,
         codecs: record.codecs,
-        epochs: record.epochs,
+        epoch: record.epoch,
         segments: record.segments,
         gaps: record.gaps,
         storage_errors: record.storage_errors,
@@ -193,7 +198,8 @@ type Named = Path<(String, String, String)>;
 
 async fn remove(State(context): State<Context>, Path(named): Named) -> Result<StatusCode, Refusal> {
     let id = context.ended(named)?;
-    let removed = context.of(&id.stream).ask(move |recordings| match recordings.remove(&id) {
+    let asked = context.of(&id.stream);
+    let removed = asked.ask(&asked.changing, move |recordings| match recordings.remove(&id) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
@@ -206,7 +212,7 @@ async fn export(State(context): State<Context>, Path(named): Named) -> Result<St
     let id = context.ended(named)?;
     let asked = context.of(&id.stream);
     let found = id.clone();
-    if asked.ask(move |recordings| recordings.read(&found)).await?.is_none() {
+    if asked.ask(&asked.changing, move |recordings| recordings.read(&found)).await?.is_none() {
         return Err(absent());
     }
     let Ok(permit) = asked.exporting.clone().try_acquire_owned() else {

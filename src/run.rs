@@ -13,7 +13,6 @@ use ractor::Actor;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -102,42 +101,47 @@ pub struct Outside<S> {
 /// Runs until `shutdown` completes, or until the root of the tree fails.
 pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<Output = ()>>) -> anyhow::Result<()> {
     let _runtime_lock = locks::lock(&config.runtime_dir, "runtime-dir")?;
-    let _data_locks = config
-        .directories()
-        .map(|(option, directory)| lock_archive(option, directory))
-        .collect::<Result<Vec<_>, _>>()?;
+    let _data_locks = lock_archives(config)?;
     let mounts = Mounts::start(&config.data, &config.archives, config.sync).context("disk threads")?;
     let records = Records::open(&config.runtime_dir).context("runtime directory")?;
     let settings = config.live_settings();
-    let archived = highest_numbers(&mounts);
+    let (used, all_answered) = highest_numbers(&mounts);
     // A start without records beside an archive that is not empty: the streams of unknown names may be
     // those whose encoders are on their way back.
-    let without_state = records.is_empty() && archived != Some(Numbers::default());
+    let without_state = records.is_empty() && !(all_answered && used == Numbers::default());
     let settling = if without_state { settings.grace } else { Duration::ZERO };
     let registry = Registry::settling_until(Instant::now() + settling);
     adopt(&records, &mounts, &registry, settings).context("continuity records")?;
     recordings_api::finish_interrupted(&mounts, &registry);
-    let used = archived.unwrap_or_default();
     let retention = config.retention();
     let environment = Environment { registry, records, vitals: Arc::default(), settings, used, mounts, retention };
     Worker::new(config, environment, outside.dropped_lines)?.run(listeners, outside.shutdown, outside.reload)
 }
 
-/// The archive's lock. Storage that fails does not keep the show from going on; another process does.
-fn lock_archive(option: &'static str, directory: &Path) -> anyhow::Result<Option<std::fs::File>> {
-    let (locked, lock) = sync_channel(1);
-    let place = directory.to_owned();
-    let locking = move || drop(locked.send(locks::lock(&place, option)));
-    thread::Builder::new().name("archive-lock".to_owned()).spawn(locking)?;
-    let hung = || locks::LockError::Io(directory.display().to_string(), io::ErrorKind::TimedOut.into());
-    match lock.recv_timeout(LOCK_DEADLINE).unwrap_or_else(|_| Err(hung())) {
-        Ok(file) => Ok(Some(file)),
-        Err(error @ locks::LockError::Taken(..)) => Err(error.into()),
-        Err(locks::LockError::Io(path, error)) => {
-            warn!(path, %error, "the archive cannot be locked; live goes on without it");
-            Ok(None)
+/// The archives' locks, all at once: storage that fails or hangs does not keep the show from going on; another process
+/// does.
+fn lock_archives(config: &Config) -> anyhow::Result<Vec<std::fs::File>> {
+    let mut locking = Vec::new();
+    for (option, directory) in config.directories() {
+        let (locked, lock) = sync_channel(1);
+        let place = directory.to_owned();
+        let work = move || drop(locked.send(locks::lock(&place, option)));
+        thread::Builder::new().name("archive-lock".to_owned()).spawn(work)?;
+        locking.push((directory, lock));
+    }
+    let (deadline, mut files) = (std::time::Instant::now() + LOCK_DEADLINE, Vec::new());
+    for (directory, lock) in locking {
+        let wait = deadline.saturating_duration_since(std::time::Instant::now());
+        let hung = || locks::LockError::Io(directory.display().to_string(), io::ErrorKind::TimedOut.into());
+        match lock.recv_timeout(wait).unwrap_or_else(|_| Err(hung())) {
+            Ok(file) => files.push(file),
+            Err(error @ locks::LockError::Taken(..)) => return Err(error.into()),
+            Err(locks::LockError::Io(path, error)) => {
+                warn!(path, %error, "an archive cannot be locked; live goes on without it");
+            }
         }
     }
+    Ok(files)
 }
 
 struct Worker {

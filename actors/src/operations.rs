@@ -4,6 +4,7 @@
 use ractor::{ActorRef, Message};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use storage::Archive;
 use storage::disk::{Busy, Disk, HUNG_AFTER};
 use tokio::time::{Duration, Instant};
@@ -42,12 +43,20 @@ pub struct Operations {
     in_flight: Option<Instant>,
     failures: u32,
     retry_at: Option<Instant>,
+    given_up: Arc<AtomicBool>,
+}
+
+/// What still waits for a thread when its actor ends is not done any more.
+impl Drop for Operations {
+    fn drop(&mut self) {
+        self.given_up.store(true, Ordering::Release);
+    }
 }
 
 impl Operations {
     /// On the threads of this mount.
     pub fn on(disk: Arc<Disk>) -> Self {
-        Self { disk, ticket: 0, in_flight: None, failures: 0, retry_at: None }
+        Self { disk, ticket: 0, in_flight: None, failures: 0, retry_at: None, given_up: Arc::default() }
     }
 
     /// Whether the next may begin.
@@ -69,8 +78,11 @@ impl Operations {
         answer: impl FnOnce(u64, io::Result<T>) -> M + Send + 'static,
     ) -> Result<(), Busy> {
         self.ticket += 1;
-        let (myself, ticket) = (myself.clone(), self.ticket);
+        let (myself, ticket, given_up) = (myself.clone(), self.ticket, self.given_up.clone());
         let job = move |archive: &dyn Archive| {
+            if given_up.load(Ordering::Acquire) {
+                return;
+            }
             let _ = myself.send_message(answer(ticket, operation(archive)));
         };
         self.disk.submit(job)?;
@@ -114,6 +126,8 @@ impl Operations {
     pub fn failed(&mut self, now: Instant, dice: f64) {
         self.ticket += 1;
         self.in_flight = None;
+        self.given_up.store(true, Ordering::Release);
+        self.given_up = Arc::default();
         let backoff = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(8)).min(MAX_BACKOFF);
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(now + backoff.mul_f64(dice));

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use storage::LiveStream;
 use storage::disk::{Busy, Disk};
-use storage::recording::{RecordedSegment, RecordingId, SessionRecord};
+use storage::recording::{RecordedSegment, RecordingId, SessionRecord, Totals, gaps_between};
 use storage::recordings::Recordings;
 use storage::spool::Waiting;
 use tokio::time::{Duration, Instant};
@@ -22,6 +22,10 @@ use tokio::time::{Duration, Instant};
 const TICK: Duration = Duration::from_secs(1);
 /// Segments recorded in one go, so that one stream's backlog does not keep a disk thread from the others.
 const MAX_SEGMENTS: usize = 16;
+/// How often the session's record is written while nothing in it changes but what it adds up to: it costs a sync.
+const DESCRIBE: Duration = Duration::from_secs(60);
+/// How long a recorder that outlives its stream tries to finish; what it leaves is finished at the next start.
+const FINISH_WITHIN: Duration = Duration::from_secs(600);
 /// Why a session ended that was not interrupted: its publisher was gone for longer than the grace period.
 const PUBLISHER_GONE: &str = "publisher gone";
 
@@ -30,10 +34,14 @@ const PUBLISHER_GONE: &str = "publisher gone";
 pub enum Msg {
     /// Time to look at the window.
     Tick,
-    /// What the recording ends with so far.
-    Opened(u64, io::Result<Option<RecordedSegment>>),
-    /// Segments up to this number are recorded.
-    Recorded(u64, io::Result<u64>),
+    /// What the recording ends with so far, and what is in it.
+    Opened(u64, io::Result<(Option<RecordedSegment>, Totals)>),
+    /// Files are there; whether some had to be written.
+    Kept(u64, io::Result<bool>),
+    /// They are durable.
+    Synced(u64, io::Result<()>),
+    /// And so are the entries that name them.
+    Recorded(u64, io::Result<()>),
     /// The VOD is there.
     Finished(u64, io::Result<()>),
     /// Fails on purpose.
@@ -51,6 +59,8 @@ pub struct Args {
     pub disk: Arc<Disk>,
     /// Where to register.
     pub vitals: Arc<Vitals>,
+    /// The stream's tree is gone: nobody else writes for it, and the recorder ends when it has finished.
+    pub is_last: bool,
 }
 
 /// The actor.
@@ -65,8 +75,18 @@ impl Actor for Recorder {
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(Duration::ZERO, || Msg::Tick);
         let vital = args.vitals.register(format!("recorder {}", args.stream.name));
-        let Args { stream, recordings, disk, .. } = args;
-        Ok(State { stream, recordings, operations: Operations::on(disk), opened: false, vital })
+        let Args { stream, recordings, disk, is_last, .. } = args;
+        Ok(State {
+            stream,
+            recordings,
+            operations: Operations::on(disk),
+            last_until: is_last.then(|| Instant::now() + FINISH_WITHIN),
+            opened: None,
+            described: None,
+            batch: None,
+            must_sync: false,
+            vital,
+        })
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -77,31 +97,25 @@ impl Actor for Recorder {
                 myself.send_after(until_step(TICK), || Msg::Tick);
                 state.tick(&myself, now);
             }
-            Msg::Opened(ticket, result) => {
-                if let Some(last) = state.answered(ticket, result, now) {
-                    state.stream.spool.opened(last.as_ref());
-                    state.opened = true;
-                    state.tick(&myself, now);
-                }
-            }
-            Msg::Recorded(ticket, result) => {
-                if let Some(sequence) = state.answered(ticket, result, now) {
-                    state.operations.succeeded();
-                    state.stream.spool.recorded(sequence);
-                    // A backlog goes on at once.
-                    state.tick(&myself, now);
-                }
-            }
-            Msg::Finished(ticket, result) => {
-                if state.answered(ticket, result, now).is_some() {
-                    state.stream.spool.finish();
-                    events::recorded(&state.stream);
-                }
-            }
+            Msg::Opened(ticket, result) => state.opened(&myself, ticket, result, now),
+            Msg::Kept(ticket, result) => state.kept(&myself, ticket, result, now),
+            Msg::Synced(ticket, result) => state.synced(&myself, ticket, result, now),
+            Msg::Recorded(ticket, result) => state.recorded(&myself, ticket, result, now),
+            Msg::Finished(ticket, result) => state.finished(ticket, result, now),
             Msg::Fail(fault) => fault.strike()?,
+        }
+        if state.has_nothing_left(now) {
+            myself.stop(None);
         }
         Ok(())
     }
+}
+
+/// Segments on their way into the recording.
+struct Batch {
+    segments: Vec<Waiting>,
+    /// What will be appended: gaps before them, and they.
+    entries: Vec<RecordedSegment>,
 }
 
 /// What is being done.
@@ -109,7 +123,15 @@ pub struct State {
     stream: Arc<LiveStream>,
     recordings: Arc<Recordings>,
     operations: Operations,
-    opened: bool,
+    /// Until when it tries, if it outlives its stream.
+    last_until: Option<Instant>,
+    /// What the recording ends with, once that is known.
+    opened: Option<(Option<RecordedSegment>, Totals)>,
+    /// The record that was written last, and when.
+    described: Option<(SessionRecord, Instant)>,
+    batch: Option<Batch>,
+    /// What was written before a failure may not be durable, whatever the next look says.
+    must_sync: bool,
     vital: Arc<Vital>,
 }
 
@@ -126,33 +148,117 @@ impl State {
                 return self.failed(now);
             }
         }
-        let record = SessionRecord::of(&self.stream, &snapshot);
         let id = RecordingId::of(&self.stream);
-        if !self.opened {
-            return self.submit(myself, now, move |recordings| recordings.last(&id), Msg::Opened);
-        }
+        let Some((last, totals)) = &self.opened else {
+            return self.begin(myself, now, move |recordings| recordings.last(&id), Msg::Opened);
+        };
+        let record = SessionRecord::of(&self.stream, &snapshot, *totals);
         // What is in the live directory, or will be, is not written twice.
         let files = snapshot.files();
         let ready = |waiting: &Waiting| {
             let name = waiting.published.as_ref().map(|published| published.file.name.as_str());
-            name.is_none_or(|name| self.stream.ledger.holds(name) || !files.contains_key(name))
+            let is_live = |name| self.last_until.is_none() && files.contains_key(name);
+            name.is_none_or(|name| self.stream.ledger.holds(name) || !is_live(name))
         };
-        let batch = self.stream.spool.batch(MAX_SEGMENTS, ready);
-        let Some(last) = batch.last().map(|waiting| waiting.entry.sequence) else {
+        let segments = self.stream.spool.batch(MAX_SEGMENTS, ready);
+        if segments.is_empty() {
             if snapshot.ended && self.stream.spool.is_empty() {
-                self.submit(myself, now, move |recordings| recordings.finish(record, PUBLISHER_GONE), Msg::Finished);
+                let finish = move |recordings: &Recordings| recordings.finish(record, PUBLISHER_GONE);
+                self.begin(myself, now, finish, Msg::Finished);
             }
             return;
+        }
+        let batch = Batch { entries: entries(last.as_ref(), self.stream.spool.first(), &segments), segments };
+        let describe = self.is_news(&record, now).then(|| record.clone());
+        if describe.is_some() {
+            self.described = Some((record, now));
+        }
+        let files = batch.segments.clone();
+        self.batch = Some(batch);
+        let keep = move |recordings: &Recordings| {
+            describe.map_or(Ok(()), |record| recordings.describe(&record))?;
+            files
+                .iter()
+                .flat_map(Waiting::files)
+                .try_fold(false, |written, (recorded, file)| Ok(written | recordings.keep(&id, recorded, file)?))
         };
-        let write = move |recordings: &Recordings| {
-            recordings.describe(&record)?;
-            record_all(recordings, &id, &batch).map(|()| last)
-        };
-        self.submit(myself, now, write, Msg::Recorded);
+        self.begin(myself, now, keep, Msg::Kept);
+    }
+
+    /// Whether a record says something that the one written last does not, or it is time anyway.
+    fn is_news(&self, record: &SessionRecord, now: Instant) -> bool {
+        self.described.as_ref().is_none_or(|(before, at)| {
+            now.saturating_duration_since(*at) >= DESCRIBE || !record.is_but_longer_than(before)
+        })
+    }
+
+    fn opened(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        ticket: u64,
+        result: io::Result<(Option<RecordedSegment>, Totals)>,
+        now: Instant,
+    ) {
+        if let Some(opened) = self.answered(ticket, result, now) {
+            self.stream.spool.opened(opened.0.as_ref());
+            self.opened = Some(opened);
+            self.tick(myself, now);
+        }
+    }
+
+    /// Files first, entries when they are durable: no entry names what a crash could take.
+    fn kept(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<bool>, now: Instant) {
+        let Some(written) = self.answered(ticket, result, now) else { return };
+        if !written && !self.must_sync {
+            return self.append(myself, now);
+        }
+        if let Err(Busy) = self.operations.sync(myself, now, Msg::Synced) {
+            self.failed(now);
+        }
+    }
+
+    fn synced(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<()>, now: Instant) {
+        if self.answered(ticket, result, now).is_some() {
+            self.must_sync = false;
+            self.append(myself, now);
+        }
+    }
+
+    fn append(&mut self, myself: &ActorRef<Msg>, now: Instant) {
+        let Some(batch) = &self.batch else { return };
+        let (id, entries) = (RecordingId::of(&self.stream), batch.entries.clone());
+        self.begin(myself, now, move |recordings| recordings.append(&id, &entries), Msg::Recorded);
+    }
+
+    fn recorded(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<()>, now: Instant) {
+        if self.answered(ticket, result, now).is_none() {
+            return;
+        }
+        let (Some(Batch { segments, entries }), Some((_, totals))) = (self.batch.take(), &self.opened) else { return };
+        self.operations.succeeded();
+        self.stream.spool.add_gaps((entries.len() - segments.len()) as u64);
+        if let Some(last) = entries.last() {
+            self.stream.spool.recorded(last.sequence);
+            self.opened = Some((Some(last.clone()), totals.and(&entries)));
+        }
+        // A backlog goes on at once.
+        self.tick(myself, now);
+    }
+
+    fn finished(&mut self, ticket: u64, result: io::Result<()>, now: Instant) {
+        if self.answered(ticket, result, now).is_some() {
+            self.stream.spool.finish();
+            events::recorded(&self.stream);
+        }
+    }
+
+    /// A recorder that outlives its stream ends when all is done, or nothing more is to be hoped for.
+    fn has_nothing_left(&self, now: Instant) -> bool {
+        self.last_until.is_some_and(|until| self.stream.spool.is_finished() || now >= until)
     }
 
     /// Runs an operation on a disk thread.
-    fn submit<T: Send + 'static>(
+    fn begin<T: Send + 'static>(
         &mut self,
         myself: &ActorRef<Msg>,
         now: Instant,
@@ -180,20 +286,20 @@ impl State {
 
     fn failed(&mut self, now: Instant) {
         self.operations.failed(now, fastrand::f64());
-        // After a failure nobody knows what was appended: look before appending again.
-        self.opened = false;
+        // After a failure nobody knows what was appended: look before appending again. Nor what is durable: the error
+        // of a write-back is told once.
+        (self.opened, self.described, self.batch) = (None, None, None);
+        self.must_sync = true;
     }
 }
 
-/// Files first, entries when they are durable: no entry names what a crash could take.
-fn record_all(recordings: &Recordings, id: &RecordingId, batch: &[Waiting]) -> io::Result<()> {
-    let mut written = false;
-    for (recorded, file) in batch.iter().flat_map(Waiting::files) {
-        written |= recordings.keep(id, recorded, file)?;
+/// Entries of segments, with gaps for those that are missing before them.
+fn entries(last: Option<&RecordedSegment>, first: u64, segments: &[Waiting]) -> Vec<RecordedSegment> {
+    let mut all: Vec<RecordedSegment> = Vec::new();
+    for Waiting { entry, .. } in segments {
+        let gaps = gaps_between(all.last().or(last), first, entry);
+        all.extend(gaps);
+        all.push(entry.clone());
     }
-    if written {
-        recordings.sync()?;
-    }
-    let entries: Vec<_> = batch.iter().map(|waiting| waiting.entry.clone()).collect();
-    recordings.append(id, &entries)
+    all
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use storage::disk::Busy;
-use storage::retention::Limits;
+use storage::retention::{Limits, Reason};
 use storage::{Mount, Mounts, Recordings};
 use tokio::time::{Duration, Instant};
 
@@ -111,11 +111,13 @@ impl State {
 /// A step that is short, however large recordings are: some files of one that was removed, or the removal of one.
 /// Whether there is more to do.
 fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
-    if recordings.sweep()? {
+    // One file that cannot be removed does not keep recordings for ever.
+    let swept = recordings.sweep();
+    if let Ok(true) = swept {
         return Ok(true);
     }
     if limits.are_none() {
-        return Ok(false);
+        return swept;
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
@@ -123,7 +125,8 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
     let Some((id, reason)) = exceeded.into_iter().next() else { return Ok(false) };
     recordings.remove(&id)?;
     events::recording_removed(&id, reason);
-    Ok(true)
+    // Room may come back later than files go: what there is then is looked at with the next tick, one at a time.
+    Ok(reason != Reason::Free)
 }
 
 #[cfg(test)]
@@ -142,7 +145,7 @@ mod tests {
         let ended = ended_at_ms.map_or("null".to_owned(), |ended| ended.to_string());
         let record = format!(
             r#"{{"format":1,"stream":["live","show"],"session":"{session}","published_at_ms":1,"ended_at_ms":{ended},
-            "ended_because":null,"epochs":1,"codecs":null,"target_duration":2,"independent_segments":true,
+            "ended_because":null,"epoch":1,"codecs":null,"target_duration":2,"independent_segments":true,
             "multivariant":"","segments":{files},"gaps":0,"bytes":5000,"duration_ms":1}}"#
         );
         std::fs::write(directory.join("session.json"), record).expect("written");

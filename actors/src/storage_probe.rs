@@ -7,7 +7,7 @@ use crate::vitals::{Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::io;
 use std::sync::Arc;
-use storage::disk::{DiskState, HUNG_AFTER};
+use storage::disk::{ASK_AGAIN, DiskState};
 use storage::signs::Health;
 use storage::{Mount, Mounts};
 use tokio::time::{Duration, Instant};
@@ -106,6 +106,9 @@ impl Probed {
     fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<()>) + Send + 'static) {
         let std_now = std::time::Instant::now();
         let threads = self.mount.disk.check(std_now);
+        if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= ASK_AGAIN) {
+            self.begun = None;
+        }
         if self.begun.is_none() && now >= self.due {
             let probe = self.mount.disk.probe(move |archive| answer(archive.probe()));
             self.begun = probe.is_ok().then_some(now);
@@ -113,6 +116,7 @@ impl Probed {
         let waiting = self.begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
         let seen = Seen {
             threads,
+            is_open: self.mount.disk.is_open(),
             waiting,
             last: self.last,
             full: self.mount.signs.is_full(std_now),
@@ -127,6 +131,10 @@ impl Probed {
     }
 
     fn answered(&mut self, begun: Instant, result: io::Result<()>, now: Instant) {
+        if self.begun != Some(begun) {
+            // It was given up, and another one is being asked.
+            return;
+        }
         self.begun = None;
         self.due = now + PROBE;
         self.last = result.map(|()| now.saturating_duration_since(begun)).map_err(|_| ());
@@ -137,6 +145,8 @@ impl Probed {
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     threads: DiskState,
+    /// The breaker is open.
+    is_open: bool,
     /// How long the probe has been waiting.
     waiting: Duration,
     last: Result<Duration, ()>,
@@ -145,7 +155,7 @@ struct Seen {
 }
 
 fn judge(seen: Seen) -> Health {
-    if seen.threads.hung > 0 || seen.waiting > HUNG_AFTER {
+    if seen.threads.hung > 0 || seen.is_open {
         Health::Hung
     } else if seen.failing || (seen.last.is_err() && !seen.full) {
         Health::Failing
@@ -165,11 +175,17 @@ mod tests {
     #[test]
     fn the_worst_sign_decides() {
         let quick = Ok(Duration::from_millis(3));
-        let well =
-            Seen { threads: DiskState::default(), waiting: Duration::ZERO, last: quick, full: false, failing: false };
+        let well = Seen {
+            threads: DiskState::default(),
+            is_open: false,
+            waiting: Duration::ZERO,
+            last: quick,
+            full: false,
+            failing: false,
+        };
         assert_eq!(judge(well), Health::Healthy);
         assert_eq!(judge(Seen { waiting: Duration::from_secs(2), ..well }), Health::Slow);
-        assert_eq!(judge(Seen { waiting: HUNG_AFTER * 2, ..well }), Health::Hung);
+        assert_eq!(judge(Seen { is_open: true, ..well }), Health::Hung);
         assert_eq!(judge(Seen { last: Err(()), ..well }), Health::Failing);
         assert_eq!(judge(Seen { last: Err(()), full: true, ..well }), Health::Full);
         assert_eq!(judge(Seen { full: true, failing: true, ..well }), Health::Failing);

@@ -13,8 +13,8 @@ use mp4_atom::{
 };
 use thiserror::Error;
 
-/// Samples of one track, at most: six days of 30 frames a second. Their tables are held in memory.
-const MAX_SAMPLES: usize = 16_000_000;
+/// Samples of one track, at most: a day and a half of 30 frames a second. Their tables are held in memory, 60 MB of them.
+const MAX_SAMPLES: usize = 4_000_000;
 /// Bytes of an mdat header with a 64-bit size.
 const MDAT_HEADER: u64 = 16;
 /// Timestamps of MPEG-TS begin anew at this.
@@ -87,12 +87,13 @@ impl Movie {
     /// Adds a segment that begins at `at` ticks of the recording; `continues` if its timestamps go on from those of
     /// the one before.
     pub fn add(&mut self, read: &Read, at: i64, continues: bool) -> Result<(), MovieError> {
-        let first = [TrackKind::Video, TrackKind::Audio].into_iter().filter_map(|kind| samples(read, kind).next());
-        let Some(first) = first.map(|sample| sample.dts).min() else { return Ok(()) };
+        let firsts = || [TrackKind::Video, TrackKind::Audio].into_iter().filter_map(|kind| samples(read, kind).next());
+        let Some(reference) = firsts().next().map(|sample| sample.dts) else { return Ok(()) };
         if !continues || self.order.is_empty() {
+            let first = firsts().map(|sample| near(sample.dts, reference)).min().unwrap_or(reference);
             self.shift = at.max(self.end) - first;
-        } else if (first + self.shift - self.end).abs() > FAR {
-            self.shift += if first + self.shift < self.end { WRAP } else { -WRAP };
+        } else {
+            self.shift = near(reference + self.shift, self.end) - reference;
         }
         for kind in [TrackKind::Video, TrackKind::Audio] {
             self.add_chunk(read, kind)?;
@@ -105,7 +106,7 @@ impl Movie {
         if samples(read, kind).next().is_none() {
             return Ok(());
         }
-        let shift = self.shift;
+        let (shift, mut expected) = (self.shift, self.expected(read));
         let track = match kind {
             TrackKind::Video => &mut self.video,
             TrackKind::Audio => &mut self.audio,
@@ -113,14 +114,10 @@ impl Movie {
         let track = track.get_or_insert_with(|| Track::new(trak.clone()));
         let entry = track.entry(&trak);
         let (mut count, mut bytes) = (0, 0);
-        let mut previous: Option<i64> = None;
         for sample in samples(read, kind) {
             // Timestamps of MPEG-TS may begin anew inside a segment, too.
-            let mut dts = sample.dts + shift;
-            if previous.is_some_and(|previous| previous - dts > FAR) {
-                dts += WRAP;
-            }
-            previous = Some(dts);
+            let dts = near(sample.dts + shift, expected);
+            expected = dts;
             track.push(sample, dts)?;
             (count, bytes) = (count + 1, bytes + sample.data.len() as u64);
         }
@@ -128,6 +125,12 @@ impl Movie {
         self.end = self.end.max(track.end());
         self.order.push(kind);
         Ok(())
+    }
+
+    /// Where a segment begins, file time.
+    fn expected(&self, read: &Read) -> i64 {
+        let first = [TrackKind::Video, TrackKind::Audio].into_iter().find_map(|kind| samples(read, kind).next());
+        first.map_or(self.end, |sample| sample.dts + self.shift)
     }
 
     /// Everything before the media: `ftyp`, `moov`, and the header of `mdat`.
@@ -181,6 +184,15 @@ impl Movie {
             trak: trak.map(|(track, offsets)| track.trak(offsets)).collect(),
             ..Moov::default()
         }
+    }
+}
+
+/// A timestamp as it is counted near another: those of MPEG-TS begin anew, others are never far.
+fn near(timestamp: i64, other: i64) -> i64 {
+    match timestamp - other {
+        distance if distance > FAR => timestamp - WRAP,
+        distance if distance < -FAR => timestamp + WRAP,
+        _ => timestamp,
     }
 }
 

@@ -6,12 +6,19 @@
 //! A breaker keeps a storage that hangs from taking thread after thread: while it is open, no job is taken, and a
 //! thread of its own asks storage one question. Its answer closes the breaker.
 
+mod breaker;
+mod syncs;
+
+pub use breaker::ASK_AGAIN;
+
 use crate::archive::Archive;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use breaker::Breaker;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+use syncs::Syncs;
 use thiserror::Error;
 
 /// Threads for one mount: storage answers in parallel, and one hung directory must not stop the others.
@@ -24,18 +31,12 @@ pub const HUNG_AFTER: Duration = Duration::from_secs(10);
 const MAX_LOST: usize = 32;
 /// Files read back in a second, at most: storage has other things to do.
 const MAX_SCRUBBED: u32 = 100;
-/// How often what was written is made durable, at most.
-const SYNC_EVERY: Duration = Duration::from_secs(1);
-/// How long a sync waits for others that want one: streams write at the same moments.
-const GATHER: Duration = Duration::from_millis(250);
-
 /// No job is taken: too many wait already, or storage hangs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("storage is far behind, or hangs")]
 pub struct Busy;
 
 type Job = Box<dyn FnOnce(&dyn Archive) + Send>;
-type Synced = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// When finished writes count as durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,10 +61,8 @@ pub struct Disk {
     archive: Arc<dyn Archive>,
     jobs: Sender<Job>,
     queue: Receiver<Job>,
-    syncs: Option<Sender<Synced>>,
-    /// Takes one question at a time, also while the breaker is open.
-    probe: Sender<Job>,
-    breaker: Arc<Mutex<Breaker>>,
+    syncs: Option<Syncs>,
+    breaker: Breaker,
     scrubbed: Mutex<Scrubbed>,
     workers: Mutex<Vec<Arc<Worker>>>,
 }
@@ -73,14 +72,6 @@ pub struct Disk {
 struct Scrubbed {
     since: Option<Instant>,
     files: u32,
-}
-
-/// Closed while questions are answered.
-#[derive(Debug, Default)]
-struct Breaker {
-    /// When the question was asked that is not answered yet.
-    asked: Option<Instant>,
-    is_open: bool,
 }
 
 /// One thread: since when it is inside a job, and whether it was given up.
@@ -100,13 +91,14 @@ impl Disk {
     pub fn start(archive: Arc<dyn Archive>, policy: SyncPolicy) -> io::Result<Arc<Self>> {
         let (jobs, queue) = bounded(MAX_QUEUED);
         let syncs = match policy {
-            SyncPolicy::Grouped => Some(start_sync_thread(archive.clone())?),
+            SyncPolicy::Grouped => {
+                let archive = archive.clone();
+                Some(Syncs::start(Arc::new(move || archive.sync()))?)
+            }
             SyncPolicy::Never => None,
         };
-        let breaker = Arc::<Mutex<Breaker>>::default();
-        let probe = start_probe_thread(archive.clone(), breaker.clone())?;
-        let disk =
-            Self { archive, jobs, queue, syncs, probe, breaker, scrubbed: Mutex::default(), workers: Mutex::default() };
+        let (breaker, scrubbed, workers) = (Breaker::default(), Mutex::default(), Mutex::default());
+        let disk = Self { archive, jobs, queue, syncs, breaker, scrubbed, workers };
         for _ in 0..THREADS {
             disk.start_worker()?;
         }
@@ -121,23 +113,20 @@ impl Disk {
         self.jobs.try_send(Box::new(job)).map_err(|_| Busy)
     }
 
-    /// Asks storage the breaker's question, on the thread that is there for it.
+    /// Asks storage the breaker's question, also while that is open; one at a time.
     pub fn probe(&self, job: impl FnOnce(&dyn Archive) + Send + 'static) -> Result<(), Busy> {
-        let mut breaker = locked(&self.breaker);
-        self.probe.try_send(Box::new(job)).map_err(|_| Busy)?;
-        breaker.asked.get_or_insert_with(Instant::now);
-        Ok(())
+        self.breaker.ask(self.archive.clone(), Box::new(job), Instant::now())
     }
 
     /// Whether the breaker is open.
     pub fn is_open(&self) -> bool {
-        locked(&self.breaker).is_open
+        self.breaker.is_open()
     }
 
     /// Calls back once everything written before this call is durable.
     pub fn sync(&self, synced: impl FnOnce(io::Result<()>) + Send + 'static) -> Result<(), Busy> {
         match &self.syncs {
-            Some(syncs) => syncs.try_send(Box::new(synced)).map_err(|_| Busy),
+            Some(syncs) => syncs.submit(synced),
             None => {
                 synced(Ok(()));
                 Ok(())
@@ -158,7 +147,7 @@ impl Disk {
     /// Looks at the threads; replaces those that hang. Called every second by the storage probe.
     pub fn check(&self, now: Instant) -> DiskState {
         let mut state = DiskState::default();
-        let is_open = locked(&self.breaker).check(now);
+        let is_open = self.breaker.check(now);
         let missing = {
             let mut workers = locked(&self.workers);
             workers.retain(|worker| Arc::strong_count(worker) > 1);
@@ -180,6 +169,7 @@ impl Disk {
                 break;
             }
         }
+        state.hung += self.syncs.as_ref().map_or(0, |syncs| syncs.check(now, is_open));
         state
     }
 
@@ -210,27 +200,6 @@ fn set_busy(worker: &Worker, since: Option<Instant>) -> bool {
     busy.lost
 }
 
-/// Asks questions one by one; an answer, whatever it is, closes the breaker.
-fn start_probe_thread(archive: Arc<dyn Archive>, breaker: Arc<Mutex<Breaker>>) -> io::Result<Sender<Job>> {
-    let (probe, questions) = bounded::<Job>(1);
-    let ask = move || {
-        while let Ok(question) = questions.recv() {
-            run(question, &*archive);
-            *locked(&breaker) = Breaker::default();
-        }
-    };
-    thread::Builder::new().name("disk-probe".to_owned()).spawn(ask)?;
-    Ok(probe)
-}
-
-impl Breaker {
-    /// Opens it if the question is unanswered for too long.
-    fn check(&mut self, now: Instant) -> bool {
-        self.is_open = self.asked.is_some_and(|asked| now.saturating_duration_since(asked) > HUNG_AFTER);
-        self.is_open
-    }
-}
-
 /// Critical sections leave the state whole at every step.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -240,41 +209,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn run(job: Job, archive: &dyn Archive) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(archive))).is_err() {
         crate::events::job_panicked();
-    }
-}
-
-fn start_sync_thread(archive: Arc<dyn Archive>) -> io::Result<Sender<Synced>> {
-    let (syncs, requests) = bounded::<Synced>(MAX_QUEUED);
-    thread::Builder::new().name("disk-sync".to_owned()).spawn(move || sync_in_groups(&*archive, &requests))?;
-    Ok(syncs)
-}
-
-/// One sync answers all requests that came before it.
-fn sync_in_groups(archive: &dyn Archive, requests: &Receiver<Synced>) {
-    let mut last: Option<Instant> = None;
-    while let Ok(first) = requests.recv() {
-        let mut group = vec![first];
-        let due = last.map_or(Instant::now(), |last| last + SYNC_EVERY).max(Instant::now() + GATHER);
-        loop {
-            match requests.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(request) => group.push(request),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-            }
-            if group.len() == MAX_QUEUED {
-                break;
-            }
-        }
-        last = Some(Instant::now());
-        let result = archive.sync();
-        for synced in group {
-            // An io::Error cannot be cloned; its code can.
-            synced(match &result {
-                Ok(()) => Ok(()),
-                Err(error) => {
-                    Err(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error))
-                }
-            });
-        }
     }
 }
 
@@ -320,22 +254,52 @@ mod tests {
     fn while_storage_hangs_the_breaker_takes_no_job_and_starts_no_thread_and_an_answer_closes_it() {
         let (_directory, disk) = disk();
         let (release, gate) = sync_channel::<()>(1);
-        let (started, starts) = sync_channel(1);
-        disk.probe(move |_| {
-            started.send(()).expect("test waits");
+        let hangs = move |_: &dyn Archive| {
             let _ = gate.recv();
-        })
-        .expect("it is asked");
-        starts.recv().expect("the question is asked");
-        disk.check(Instant::now());
+        };
+        disk.probe(hangs).expect("it is asked");
+        assert_eq!(disk.probe(|_| ()), Err(Busy), "one at a time");
+        let now = Instant::now();
+        disk.check(now);
         assert_eq!(disk.submit(|_| ()), Ok(()));
-        disk.check(Instant::now() + HUNG_AFTER + Duration::from_secs(1));
+        disk.check(now + HUNG_AFTER + Duration::from_secs(1));
         assert_eq!(disk.submit(|_| ()), Err(Busy));
-        let (done, finished) = sync_channel(1);
-        disk.probe(move |_| done.send(()).expect("test waits")).expect("one may wait");
-        drop(release);
-        finished.recv_timeout(Duration::from_secs(10)).expect("answered");
+        let threads = || disk.workers.lock().expect("no panic").len();
+        let before = threads();
+        disk.check(now + 2 * HUNG_AFTER);
+        assert_eq!(threads(), before);
+        // What hangs may hang for ever: then another question is asked, and its answer counts.
+        disk.check(now + ASK_AGAIN + Duration::from_secs(1));
+        assert_eq!(disk.submit(|_| ()), Err(Busy));
+        disk.probe(|_| ()).expect("another question");
+        while disk.is_open() {
+            thread::yield_now();
+        }
         assert_eq!(disk.submit(|_| ()), Ok(()));
+        drop(release);
+    }
+
+    #[test]
+    fn a_sync_that_hangs_is_told_of_and_another_thread_goes_on() {
+        let (release, gate) = sync_channel::<()>(1);
+        let gate = Mutex::new(gate);
+        let (done, finished) = sync_channel(8);
+        let syncs = Syncs::start(Arc::new(move || {
+            // The first hangs as long as it is not released, the second has nothing to wait for.
+            gate.try_lock().map_or(Ok(()), |gate| gate.recv().map_err(io::Error::other))
+        }))
+        .expect("a thread");
+        let ask = |done: std::sync::mpsc::SyncSender<bool>| {
+            syncs.submit(move |result| done.send(result.is_ok()).expect("test waits")).expect("room");
+        };
+        ask(done.clone());
+        while syncs.check(Instant::now() + HUNG_AFTER + Duration::from_secs(1), false) == 0 {
+            thread::yield_now();
+        }
+        ask(done.clone());
+        assert_eq!(finished.recv_timeout(Duration::from_secs(10)), Ok(true), "another thread answers");
+        release.send(()).expect("the first goes on");
+        assert_eq!(finished.recv_timeout(Duration::from_secs(10)), Ok(true));
     }
 
     #[test]

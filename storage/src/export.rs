@@ -2,9 +2,11 @@
 
 use crate::recording::{RecordedSegment, RecordingId};
 use crate::recordings::Recordings;
+use crate::snapshot::hex;
 use bytes::Bytes;
 use media::movie::{Movie, MovieError, payload};
 use media::read::{Read, Unreadable, fragments, transport_stream};
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -58,6 +60,8 @@ impl Recordings {
                     whole.push(entry);
                     before = Some(entry);
                 }
+                // Storage that fails is tried again another time; a hole that it made would stay.
+                Some(Err(Damage::Io(error))) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
                 Some(Err(_)) => {
                     (before, damaged) = (None, damaged + 1);
                     first_damaged.get_or_insert_with(|| entry.file.uri.clone());
@@ -84,6 +88,8 @@ enum Damage {
     Io(#[from] io::Error),
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    #[error("its digest is another")]
+    Digest,
 }
 
 /// Reads segments, each initialization section once for all that follow it.
@@ -96,6 +102,9 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read(&mut self, entry: &RecordedSegment) -> Result<Read, Damage> {
         let segment = self.recordings.file(self.id, &entry.file.uri)?;
+        if hex(&Sha256::digest(&segment)) != entry.file.sha256 {
+            return Err(Damage::Digest);
+        }
         let Some(map) = &entry.map else { return Ok(transport_stream(&segment)?) };
         let known = self.map.take().filter(|(uri, _)| *uri == map.uri);
         let known = match known {

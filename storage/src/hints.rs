@@ -78,10 +78,10 @@ impl Hints {
         Listening { heard: self.heard.clone(), directory, number }
     }
 
-    /// Watches a directory; also again, if it is another one by now. May wait for storage. False if there are no hints
-    /// for the time being.
+    /// Watches a directory; also again, if it is another one by now. May wait for storage; who comes meanwhile does not,
+    /// because that may take for ever. False if there are no hints for the time being.
     pub fn watch(&self, directory: &Path, now: Instant) -> bool {
-        let mut watcher = locked(&self.watcher);
+        let Ok(mut watcher) = self.watcher.try_lock() else { return false };
         let (left, ended) = {
             let mut heard = locked(&self.heard);
             (std::mem::take(&mut heard.left), heard.ended)

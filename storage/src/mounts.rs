@@ -13,13 +13,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Label of the archive of every application that has none of its own.
-const DEFAULT: &str = "default";
+/// Label of the archive of every application that has none of its own; no application has this name.
+const DEFAULT: &str = "*";
 
 /// One archive.
 #[derive(Clone)]
 pub struct Mount {
-    /// Value of metrics' `archive` label: the application, or `default`.
+    /// Value of metrics' `archive` label: the application, or `*`.
     pub label: Arc<str>,
     /// Its directory.
     pub directory: PathBuf,

@@ -106,6 +106,60 @@ pub fn hour(ms: i64) -> String {
     text.chars().filter(char::is_ascii_digit).take(10).collect()
 }
 
+/// Gaps that one hole in a recording becomes at most: a day of segments of 2 s.
+const MAX_HOLE: u64 = 43_200;
+
+/// Gaps for segments that are not told of between two entries, or before the first one: they came and went while nobody
+/// noted them, or were lost with a process. How long each was is not known any more; how long they were together is.
+pub fn gaps_between(after: Option<&RecordedSegment>, first: u64, before: &RecordedSegment) -> Vec<RecordedSegment> {
+    let next = after.map_or(first, |after| after.sequence + 1);
+    let missing = before.sequence.saturating_sub(next).min(MAX_HOLE);
+    let from_ms =
+        after.map_or(before.program_date_time_ms, |after| after.program_date_time_ms + after.duration / TICKS_PER_MS);
+    let each_ms = (before.program_date_time_ms - from_ms).max(0) / i64::try_from(missing.max(1)).unwrap_or(1);
+    let gap = |sequence: u64| {
+        let n = (sequence + missing - before.sequence).cast_signed();
+        let program_date_time_ms = from_ms + each_ms * n;
+        let uri = format!("{}/0-{sequence}", hour(program_date_time_ms));
+        RecordedSegment {
+            sequence,
+            file: RecordedFile { uri, sha256: String::new() },
+            map: before.map.clone(),
+            duration: each_ms * TICKS_PER_MS,
+            discontinuity: false,
+            program_date_time_ms,
+            gap: true,
+            bytes: 0,
+        }
+    };
+    (before.sequence - missing..before.sequence).map(gap).collect()
+}
+
+/// What entries add up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Segments, gaps not counted.
+    pub segments: u64,
+    /// Segments that are missing.
+    pub gaps: u64,
+    /// Bytes of all segments.
+    pub bytes: u64,
+    /// Sum of all durations, gaps included, ticks.
+    pub duration: i64,
+}
+
+impl Totals {
+    /// With these entries, too.
+    pub fn and(self, entries: &[RecordedSegment]) -> Self {
+        entries.iter().fold(self, |total, entry| Self {
+            segments: total.segments + u64::from(!entry.gap),
+            gaps: total.gaps + u64::from(entry.gap),
+            bytes: total.bytes + if entry.gap { 0 } else { entry.bytes },
+            duration: total.duration.saturating_add(entry.duration),
+        })
+    }
+}
+
 /// Lines for entries.
 pub fn lines(entries: &[RecordedSegment]) -> Vec<u8> {
     let mut text = Vec::new();
@@ -137,8 +191,8 @@ pub struct SessionRecord {
     pub ended_at_ms: Option<i64>,
     /// Why it ended.
     pub ended_because: Option<String>,
-    /// Publishers it had, one after the other.
-    pub epochs: u64,
+    /// Epoch of its last publisher: it rises with each that the stream's name has had.
+    pub epoch: u64,
     /// CODECS attribute.
     pub codecs: Option<String>,
     /// EXT-X-TARGETDURATION, seconds.
@@ -147,7 +201,7 @@ pub struct SessionRecord {
     pub independent_segments: bool,
     /// Text of the Multivariant Playlist.
     pub multivariant: String,
-    /// Segments, gaps not counted. This and what follows is known at the end.
+    /// Segments, gaps not counted. This and what follows is a minute behind while it is live.
     pub segments: u64,
     /// Segments that are missing.
     pub gaps: u64,
@@ -165,7 +219,7 @@ pub struct SessionRecord {
 
 impl SessionRecord {
     /// Of a stream whose window is `snapshot`, still live.
-    pub fn of(stream: &LiveStream, snapshot: &Snapshot) -> Self {
+    pub fn of(stream: &LiveStream, snapshot: &Snapshot, totals: Totals) -> Self {
         let Session { published_at_ms, .. } = stream.session;
         Self {
             format: FORMAT,
@@ -173,15 +227,15 @@ impl SessionRecord {
             published_at_ms,
             ended_at_ms: None,
             ended_because: None,
-            epochs: stream.epoch(),
+            epoch: stream.epoch(),
             codecs: snapshot.tracks().map(|tracks| tracks.codecs()),
             target_duration: snapshot.target_duration,
             independent_segments: snapshot.independent,
             multivariant: String::from_utf8_lossy(&snapshot.multivariant.bytes).into_owned(),
-            segments: 0,
-            gaps: 0,
-            bytes: 0,
-            duration_ms: 0,
+            segments: totals.segments,
+            gaps: totals.gaps,
+            bytes: totals.bytes,
+            duration_ms: totals.duration / TICKS_PER_MS,
             storage_errors: stream.stats.storage_errors.load(Ordering::Relaxed),
             movie_bytes: None,
         }
@@ -197,15 +251,20 @@ impl SessionRecord {
         serde_json::to_vec_pretty(self).unwrap_or_default()
     }
 
+    /// Whether nothing but what entries add up to differs from an earlier record of the same session.
+    pub fn is_but_longer_than(&self, before: &Self) -> bool {
+        let Self { segments, gaps, bytes, duration_ms, storage_errors, .. } = before.clone();
+        Self { segments, gaps, bytes, duration_ms, storage_errors, ..self.clone() } == *before
+    }
+
     /// The record of the session once it is over, with what its entries add up to.
     pub fn ended(mut self, entries: &[RecordedSegment], because: &str) -> Self {
         let last = entries.iter().map(|entry| entry.program_date_time_ms + entry.duration / TICKS_PER_MS).max();
         self.ended_at_ms = Some(last.unwrap_or(self.published_at_ms));
         self.ended_because = Some(because.to_owned());
-        self.gaps = entries.iter().filter(|entry| entry.gap).count() as u64;
-        self.segments = entries.len() as u64 - self.gaps;
-        self.bytes = entries.iter().filter(|entry| !entry.gap).map(|entry| entry.bytes).sum();
-        self.duration_ms = entries.iter().map(|entry| entry.duration).sum::<i64>() / TICKS_PER_MS;
+        let totals = Totals::default().and(entries);
+        (self.gaps, self.segments, self.bytes) = (totals.gaps, totals.segments, totals.bytes);
+        self.duration_ms = totals.duration / TICKS_PER_MS;
         self
     }
 
@@ -259,7 +318,7 @@ pub(crate) mod tests {
             published_at_ms: 1_790_000_000_000,
             ended_at_ms: None,
             ended_because: None,
-            epochs: 2,
+            epoch: 2,
             codecs: Some("avc1.64001f,mp4a.40.2".to_owned()),
             target_duration: 2,
             independent_segments: true,
@@ -304,6 +363,20 @@ pub(crate) mod tests {
         for session in ["", "..", "a/b", ".", "x", "0123456789abcdef0"] {
             assert_eq!(id(session), None, "{session}");
         }
+    }
+
+    #[test]
+    fn segments_that_are_not_told_of_are_gaps_as_long_as_they_were_together() {
+        let (second, sixth) = (entry(2), entry(6));
+        let gaps = gaps_between(Some(&second), 1, &sixth);
+        assert_eq!(gaps.iter().map(|gap| gap.sequence).collect::<Vec<_>>(), [3, 4, 5]);
+        assert!(gaps.iter().all(|gap| gap.gap && gap.duration == 180_000), "{gaps:?}");
+        assert_eq!(gaps[0].program_date_time_ms, second.program_date_time_ms + 2000);
+        // Before the first entry nothing says when they began.
+        let gaps = gaps_between(None, 4, &sixth);
+        assert_eq!(gaps.iter().map(|gap| (gap.sequence, gap.duration)).collect::<Vec<_>>(), [(4, 0), (5, 0)]);
+        assert!(gaps_between(Some(&entry(5)), 1, &sixth).is_empty() && gaps_between(None, 6, &sixth).is_empty());
+        assert_eq!(gaps_between(None, 0, &entry(1_000_000)).len() as u64, MAX_HOLE);
     }
 
     proptest! {

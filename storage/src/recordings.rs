@@ -5,7 +5,7 @@
 
 use crate::export::{ExportError, Exported};
 use crate::name::StreamName;
-use crate::recording::{RecordedFile, RecordedSegment, RecordingId, SessionRecord, entries, lines};
+use crate::recording::{RecordedFile, RecordedSegment, RecordingId, SessionRecord, Totals, entries, lines};
 use crate::signs::Signs;
 use crate::snapshot::{DIGESTS, File, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
 use crate::write::Direct;
@@ -28,7 +28,7 @@ const ENTRIES: &str = "segments.jsonl";
 /// Suffix of files that are being written.
 const ASIDE: &str = ".tmp";
 /// Extension of a recording that was removed, until its files are.
-const REMOVED: &str = "removed";
+pub const REMOVED: &str = "removed";
 /// Files removed in one go: a few seconds of a slow network file system.
 const MAX_SWEPT: usize = 1000;
 /// Names looked at in one directory, at most: sessions of a stream, hours of a session. Ten years of hours.
@@ -57,14 +57,11 @@ impl Recordings {
         self.root.join("live").join(stream.app()).join(stream.name()).join(name)
     }
 
-    /// The last entry of a recording, if it has any: where to go on.
-    pub fn last(&self, id: &RecordingId) -> io::Result<Option<RecordedSegment>> {
-        for hour in self.hours(id)?.into_iter().rev() {
-            if let Some(last) = self.entries_of(id, &hour)?.pop() {
-                return Ok(Some(last));
-            }
-        }
-        Ok(None)
+    /// The last entry of a recording, if it has any, and what all add up to: where to go on.
+    pub fn last(&self, id: &RecordingId) -> io::Result<(Option<RecordedSegment>, Totals)> {
+        let mut all = self.entries(id)?;
+        let totals = Totals::default().and(&all);
+        Ok((all.pop(), totals))
     }
 
     /// Keeps a file. Whether its bytes had to be written, and are therefore not durable yet.
@@ -85,11 +82,6 @@ impl Recordings {
         if linked { Ok(false) } else { self.write(&path, &file.bytes).map(|()| true) }
     }
 
-    /// Makes what was written durable.
-    pub fn sync(&self) -> io::Result<()> {
-        self.signs.wait("sync", || rustix::fs::syncfs(fs::File::open(&self.root)?).map_err(io::Error::from))
-    }
-
     /// Appends entries, each to its hour.
     pub fn append(&self, id: &RecordingId, all: &[RecordedSegment]) -> io::Result<()> {
         let hour_of = |entry: &RecordedSegment| entry.file.uri.split('/').next().unwrap_or_default().to_owned();
@@ -100,12 +92,17 @@ impl Recordings {
         Ok(())
     }
 
-    /// Writes the record of a session that goes on.
+    /// Writes the record of a session that goes on. One that has ended is left as it is: whoever would change it was
+    /// given up and has come back.
     pub fn describe(&self, record: &SessionRecord) -> io::Result<()> {
+        let before = self.read(&record.id)?;
+        if before.is_some_and(|before| before.ended_at_ms.is_some()) {
+            return Ok(());
+        }
         let directory = self.directory(&record.id);
         fs::create_dir_all(&directory)?;
         let record = self.with_codecs(record.clone())?;
-        self.write(&directory.join(SESSION), &Bytes::from(record.to_json()).into())
+        self.write_durably(&directory.join(SESSION), record.to_json())
     }
 
     /// Codecs are known when there is a publisher; after a restart without one they are what they were.
@@ -121,11 +118,10 @@ impl Recordings {
         let directory = self.directory(&record.id);
         let all = self.entries(&record.id)?;
         let record = self.with_codecs(record)?.ended(&all, because);
-        let write = |name: &str, bytes: Vec<u8>| self.write(&directory.join(name), &Bytes::from(bytes).into());
+        let write = |name: &str, bytes: Vec<u8>| self.write_durably(&directory.join(name), bytes);
         write(DIGESTS, SessionRecord::digests(&all))?;
         write(MEDIA_PLAYLIST, record.playlist(&all).into_bytes())?;
         write(MULTIVARIANT_PLAYLIST, record.multivariant.clone().into_bytes())?;
-        self.sync()?;
         write(SESSION, record.to_json())
     }
 
@@ -134,8 +130,8 @@ impl Recordings {
         let mut finished = 0;
         for record in self.all()? {
             if record.ended_at_ms.is_none() && !is_live(&record.id) {
-                self.finish(record, "interrupted")?;
-                finished += 1;
+                // One that cannot be finished keeps nobody else from it; the next start tries again.
+                finished += usize::from(self.finish(record, "interrupted").is_ok());
             }
         }
         Ok(finished)
@@ -150,7 +146,9 @@ impl Recordings {
                 return Ok(());
             };
             let id = StreamName::new(app, name).ok().and_then(|stream| RecordingId::new(stream, session));
-            records.extend(id.map(|id| self.read(&id)).transpose()?.flatten());
+            // One that cannot be read now keeps nobody from the others; it is among the errors that are counted.
+            let read = id.map(|id| self.signs.wait("read", || self.read(&id)));
+            records.extend(read.and_then(Result::ok).flatten());
             Ok(())
         })?;
         Ok(records)
@@ -221,7 +219,7 @@ impl Recordings {
         let exported = self.export(id, &self.directory(id).join(MOVIE))?;
         let mut record = self.read(id)?.ok_or(ExportError::Absent)?;
         record.movie_bytes = Some(exported.bytes);
-        self.write(&self.directory(id).join(SESSION), &Bytes::from(record.to_json()).into())?;
+        self.write_durably(&self.directory(id).join(SESSION), record.to_json())?;
         Ok(exported)
     }
 
@@ -239,6 +237,22 @@ impl Recordings {
             Err(error) if is_absent(&error) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
+    }
+
+    /// A small file that is there whole or not at all, also after a power cut.
+    fn write_durably(&self, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(format!(".{}{ASIDE}", self.asides.fetch_add(1, Ordering::Relaxed)));
+        let write = || {
+            let mut file = fs::File::create(&aside)?;
+            file.write_all(&bytes)?;
+            file.sync_data()?;
+            fs::rename(&aside, path)
+        };
+        self.signs.wait("write", write).inspect_err(|_| {
+            // Half a file is of no use, and on a full disk its room is.
+            let _ = fs::remove_file(&aside);
+        })
     }
 
     /// A file that is there whole or not at all.

@@ -12,11 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Bytes of all spools of the process together, at most: some minutes of a hundred streams. More would end the
 /// process before storage is back.
 pub const MAX_BYTES_TOGETHER: usize = 1 << 30;
-/// Entries without bytes that wait, at most: a day of segments of 2 s. What comes then is not told of.
-const MAX_WAITING: usize = 43_200;
+/// Entries that wait, at most: four hours of segments of 2 s, a few MB. The oldest beyond that is forgotten, and becomes
+/// a gap when those after it are recorded.
+const MAX_WAITING: usize = 7200;
 
 /// Bytes of all spools together.
 static TOGETHER: AtomicUsize = AtomicUsize::new(0);
+/// Spools that hold any.
+static HOLDING: AtomicUsize = AtomicUsize::new(0);
 
 /// A segment that is to be recorded.
 #[derive(Debug, Clone)]
@@ -48,8 +51,8 @@ pub struct Spool(Mutex<State>);
 struct State {
     /// Number of the next segment to be noted.
     next: u64,
-    /// Where the next segment would begin, milliseconds since 1970.
-    next_ms: Option<i64>,
+    /// Number of the session's first segment.
+    first: u64,
     /// The initialization section in use.
     map: Option<RecordedFile>,
     waiting: VecDeque<Waiting>,
@@ -62,7 +65,8 @@ struct State {
 
 impl Drop for State {
     fn drop(&mut self) {
-        TOGETHER.fetch_sub(self.bytes, Ordering::Relaxed);
+        let bytes = self.bytes;
+        self.give_back(bytes);
     }
 }
 
@@ -70,7 +74,10 @@ impl Spool {
     /// A spool for a session whose first segment has this number.
     pub fn starting_at(sequence: u64) -> Self {
         let spool = Self::default();
-        spool.lock().next = sequence;
+        {
+            let mut state = spool.lock();
+            (state.next, state.first) = (sequence, sequence);
+        }
         spool
     }
 
@@ -139,6 +146,16 @@ impl Spool {
         self.lock().bytes
     }
 
+    /// Number of the session's first segment.
+    pub fn first(&self) -> u64 {
+        self.lock().first
+    }
+
+    /// Counts segments that were lost unnoticed.
+    pub fn add_gaps(&self, gaps: u64) {
+        self.lock().gaps += gaps;
+    }
+
     /// Segments that were lost to the recording.
     pub fn gaps(&self) -> u64 {
         self.lock().gaps
@@ -160,40 +177,11 @@ impl State {
         };
         let map_hour = map_hour.map_or_else(|| hour(published.listed.program_date_time_ms), str::to_owned);
         let entry = RecordedSegment::of(published, &map_hour);
-        self.add_missing(&entry);
         self.map.clone_from(&entry.map);
         self.next = entry.sequence + 1;
-        self.next_ms = Some(entry.program_date_time_ms + entry.duration / media::sample::TICKS_PER_MS);
         let gap = entry.gap;
         self.gaps += u64::from(gap);
         self.push(Waiting { entry, published: Some(published.clone()).filter(|_| !gap) });
-    }
-
-    /// Gaps for segments that came and went while nobody noted them. How long each was is not known any more; how
-    /// long they were together is.
-    fn add_missing(&mut self, before: &RecordedSegment) {
-        let Some(missing) = before.sequence.checked_sub(self.next).filter(|missing| *missing > 0) else { return };
-        let from_ms = self.next_ms.unwrap_or(before.program_date_time_ms);
-        let each_ms = (before.program_date_time_ms - from_ms).max(0) / i64::try_from(missing).unwrap_or(i64::MAX);
-        for n in 0..missing.min(MAX_WAITING as u64) {
-            let sequence = self.next + n;
-            let program_date_time_ms = from_ms + each_ms * n.cast_signed();
-            let mut entry = before.clone();
-            entry.file.uri = format!("{}/0-{sequence}", hour(program_date_time_ms));
-            entry.file.sha256.clear();
-            let duration = each_ms * media::sample::TICKS_PER_MS;
-            let entry = RecordedSegment {
-                sequence,
-                program_date_time_ms,
-                duration,
-                gap: true,
-                bytes: 0,
-                discontinuity: false,
-                ..entry
-            };
-            self.gaps += 1;
-            self.push(Waiting { entry, published: None });
-        }
     }
 
     fn push(&mut self, waiting: Waiting) {
@@ -215,6 +203,7 @@ impl State {
     fn count(&mut self, oldest: u64) {
         while self.waiting.get(self.left).is_some_and(|waiting| waiting.entry.sequence < oldest) {
             let bytes = self.waiting[self.left].bytes();
+            HOLDING.fetch_add(usize::from(self.bytes == 0 && bytes > 0), Ordering::Relaxed);
             self.bytes += bytes;
             TOGETHER.fetch_add(bytes, Ordering::Relaxed);
             self.left += 1;
@@ -222,6 +211,7 @@ impl State {
     }
 
     fn give_back(&mut self, bytes: usize) {
+        HOLDING.fetch_sub(usize::from(bytes > 0 && self.bytes == bytes), Ordering::Relaxed);
         self.bytes -= bytes;
         TOGETHER.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -235,7 +225,10 @@ impl State {
     /// Makes gaps of the oldest segments until the rest is within bounds.
     fn shrink(&mut self, max_bytes: usize) {
         for n in 0..self.left {
-            if self.bytes <= max_bytes && TOGETHER.load(Ordering::Relaxed) <= MAX_BYTES_TOGETHER {
+            // Beyond the bound of all together those give way that hold more than their share.
+            let share = MAX_BYTES_TOGETHER / HOLDING.load(Ordering::Relaxed).max(1);
+            let is_greedy = TOGETHER.load(Ordering::Relaxed) > MAX_BYTES_TOGETHER && self.bytes > share;
+            if self.bytes <= max_bytes && !is_greedy {
                 break;
             }
             let waiting = &mut self.waiting[n];
@@ -307,14 +300,12 @@ mod tests {
     }
 
     #[test]
-    fn segments_that_nobody_noted_are_gaps_as_long_as_they_were_together() {
+    fn segments_that_nobody_noted_do_not_wait() {
         let spool = Spool::starting_at(1);
-        spool.note(&window(1..2), usize::MAX);
-        spool.note(&window(4..5), usize::MAX);
-        assert_eq!(all(&spool), [(1, false), (2, true), (3, true), (4, false)]);
-        let entries: Vec<_> = spool.batch(100, |_| true).into_iter().map(|waiting| waiting.entry).collect();
-        assert!(entries.iter().all(|entry| entry.duration == 180_000), "{entries:?}");
-        assert!(entries.windows(2).all(|pair| pair[1].program_date_time_ms - pair[0].program_date_time_ms == 2000));
+        spool.note(&window(3..4), usize::MAX);
+        spool.note(&window(6..7), usize::MAX);
+        assert_eq!(all(&spool), [(3, false), (6, false)]);
+        assert_eq!(spool.first(), 1, "what is missing is told when these are recorded");
     }
 
     #[test]

@@ -40,3 +40,9 @@ pub fn adopted(stream: &str, session: &str, segments: usize, gaps: usize) {
     counter!("steadycast_sessions_adopted_total").increment(1);
     info!(stream, session, segments, gaps, "session adopted, waiting for its publisher");
 }
+
+/// A recording is not finished now, because too many wait for storage; the next start does it.
+pub fn recording_left(stream: &str) {
+    counter!("steadycast_recordings_left_total").increment(1);
+    warn!(stream, "recording left unfinished; the next start finishes it");
+}

@@ -144,6 +144,7 @@ fn specs(args: &Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
         recordings,
         disk: disk.clone(),
         vitals: vitals.clone(),
+        is_last: false,
     });
     let watcher = watcher::Args { stream, mount, registry, vitals };
     let supervisor = myself.clone();

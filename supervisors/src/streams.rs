@@ -5,14 +5,15 @@ use crate::events;
 use crate::strategy::{Decision, Ending, History, Intensity, Restart};
 use crate::stream::{self, StreamSupervisor};
 use crate::tree::{Environment, Strike};
+use actors::recorder::{self, Recorder};
 use actors::{Ask, Denial, task};
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use std::collections::HashMap;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 use storage::continuity::Record;
 use storage::live::{Publisher, clock_numbers, wall_ms};
-use storage::{LiveStream, Session, Snapshot, StreamName};
+use storage::{LiveStream, Mount, Session, Snapshot, StreamName};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ const GIVEN_UP_PAUSE: Duration = Duration::from_secs(5);
 const RETIRE_AFTER: Duration = Duration::from_secs(60);
 /// When a request comes while a tree is rebuilt, it is tried again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// Recorders that finish what others could not, at most: each holds its stream's last window and its spool.
+const MAX_RECORDERS: usize = 64;
 /// How long a dead tree's state may take to be dropped before its successor starts anyway.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -50,7 +53,7 @@ impl Actor for Streams {
     type Arguments = Environment;
 
     async fn pre_start(&self, _: ActorRef<Msg>, environment: Environment) -> Result<State, ActorProcessingErr> {
-        Ok(State { environment, trees: HashMap::new() })
+        Ok(State { environment, trees: HashMap::new(), recorders: HashSet::new() })
     }
 
     /// Streams that live already are those of a predecessor, or of the process before this one.
@@ -81,8 +84,10 @@ impl Actor for Streams {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        if let Some((cell, ending, _)) = ending_of(event) {
-            state.tree_ended(&myself, cell.get_id(), ending);
+        if let Some((cell, ending, _)) = ending_of(event)
+            && !state.recorders.remove(&cell.get_id())
+        {
+            state.tree_ended(&myself, cell.get_id(), ending).await;
         }
         Ok(())
     }
@@ -104,6 +109,8 @@ fn is_over(stream: &LiveStream) -> bool {
 pub struct State {
     environment: Environment,
     trees: HashMap<StreamName, Tree>,
+    /// Recorders that have outlived their stream's tree.
+    recorders: HashSet<ActorId>,
 }
 
 impl State {
@@ -113,7 +120,7 @@ impl State {
             if self.environment.registry.insert(stream.clone()).is_err() {
                 return ask.answer(Err(Denial::TooManyStreams));
             }
-            self.close(&ask.stream);
+            self.close(myself, &ask.stream).await;
             self.build(myself, stream).await;
         }
         match self.trees.get(&ask.stream).and_then(|tree| tree.running.as_ref()) {
@@ -161,18 +168,18 @@ impl State {
                 tree.history.started(Instant::now());
                 tree.running = Some(started);
             }
-            Err(_) => self.again(myself, name, Ending::NotStarted),
+            Err(_) => Box::pin(self.again(myself, name, Ending::NotStarted)).await,
         }
     }
 
-    fn tree_ended(&mut self, myself: &ActorRef<Msg>, id: ractor::ActorId, ending: Ending) {
+    async fn tree_ended(&mut self, myself: &ActorRef<Msg>, id: ActorId, ending: Ending) {
         let is_it = |tree: &Tree| tree.running.as_ref().is_some_and(|(running, _)| running.get_id() == id);
         // A tree that was closed to make room for a new session is not in the table any more.
         let Some(name) = self.trees.iter().find(|(_, tree)| is_it(tree)).map(|(name, _)| name.clone()) else { return };
-        self.again(myself, &name, ending);
+        self.again(myself, &name, ending).await;
     }
 
-    fn again(&mut self, myself: &ActorRef<Msg>, name: &StreamName, ending: Ending) {
+    async fn again(&mut self, myself: &ActorRef<Msg>, name: &StreamName, ending: Ending) {
         let Some(tree) = self.trees.get_mut(name) else { return };
         let handle = tree.running.take().map(|(_, handle)| handle);
         match tree.history.ended(ending, Instant::now(), fastrand::f64()) {
@@ -193,6 +200,7 @@ impl State {
                 let stream = tree.stream.clone();
                 self.trees.remove(name);
                 events::streams(self.trees.len());
+                self.finish_recording(myself, &stream).await;
                 let shown = stream.window.snapshot().has_playlist();
                 myself.send_after(if shown { RETIRE_AFTER } else { Duration::ZERO }, || Msg::Retire(stream));
             }
@@ -200,9 +208,29 @@ impl State {
     }
 
     /// Stops the tree of an ended session that a new one takes the place of.
-    fn close(&mut self, name: &StreamName) {
-        if let Some((tree, _)) = self.trees.remove(name).and_then(|tree| tree.running) {
+    async fn close(&mut self, myself: &ActorRef<Msg>, name: &StreamName) {
+        let Some(Tree { stream, running, .. }) = self.trees.remove(name) else { return };
+        if let Some((tree, _)) = running {
             tree.stop(Some("a new session begins".to_owned()));
+        }
+        self.finish_recording(myself, &stream).await;
+    }
+
+    /// A session whose tree is gone, and whose recording is not complete, has a recorder of its own for the rest.
+    async fn finish_recording(&mut self, myself: &ActorRef<Msg>, stream: &Arc<LiveStream>) {
+        let shown = stream.window.snapshot().has_playlist();
+        if !stream.settings.record || !shown || stream.spool.is_finished() {
+            return;
+        }
+        if self.recorders.len() == MAX_RECORDERS {
+            return events::recording_left(&stream.name.to_string());
+        }
+        let Mount { disk, recordings, .. } = self.environment.mounts.of(&stream.name).clone();
+        let vitals = self.environment.vitals.clone();
+        let args = recorder::Args { stream: stream.clone(), recordings, disk, vitals, is_last: true };
+        match Recorder::spawn_linked(None, Recorder, args, myself.get_cell()).await {
+            Ok((recorder, _)) => drop(self.recorders.insert(recorder.get_id())),
+            Err(_) => events::recording_left(&stream.name.to_string()),
         }
     }
 

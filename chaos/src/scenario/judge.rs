@@ -32,6 +32,8 @@ pub struct Recorded {
     pub gaps: usize,
     /// Gaps in the session's record.
     pub told_gaps: usize,
+    /// Everything that storage did not take fits what is held for it: there is no reason for a gap.
+    pub fits: bool,
 }
 
 /// What was observed of one stream.
@@ -136,6 +138,8 @@ impl Observed {
             check(recorded.different.is_empty(), format!("recorded with other bytes: {:?}", recorded.different));
             check(recorded.untold.is_empty(), format!("neither recorded nor a gap: {:?}", recorded.untold));
             check(recorded.absent.is_empty(), format!("listed in the recording and not there: {:?}", recorded.absent));
+            check(recorded.same > 0, "nothing of what viewers got is recorded".to_owned());
+            check(!recorded.fits || recorded.gaps == 0, format!("{} gaps without need", recorded.gaps));
             let (listed, told) = (recorded.gaps, recorded.told_gaps);
             check(listed == told, format!("{listed} gaps are listed and {told} are in the session's record"));
         }
@@ -167,7 +171,8 @@ impl Answers {
         let late = self.p99_ms > MAX_ANSWER.as_secs_f64() * 1000.0;
         let late = late.then(|| format!("health and metrics were answered within {:.0} ms (p99)", self.p99_ms));
         let failed = (self.failed > 0).then(|| format!("{} of {} questions failed", self.failed, self.asked));
-        late.into_iter().chain(failed).collect()
+        let silent = (self.asked == 0).then(|| "health and metrics were not asked for".to_owned());
+        late.into_iter().chain(failed).chain(silent).collect()
     }
 }
 
@@ -226,6 +231,11 @@ mod tests {
             (recorded(|recorded| recorded.untold.push("a".to_owned())), "neither recorded"),
             (recorded(|recorded| recorded.absent.push("a".to_owned())), "not there"),
             (recorded(|recorded| recorded.gaps = 1), "1 gaps are listed and 0"),
+            (recorded(|recorded| recorded.same = 0), "nothing of what"),
+            (
+                recorded(|recorded| (recorded.gaps, recorded.told_gaps, recorded.fits) = (2, 2, true)),
+                "2 gaps without need",
+            ),
             (
                 Observed { played: Some(Played { stalls: 1, played_s: 30.0, ..Played::default() }), ..kept() },
                 "stalled 1",

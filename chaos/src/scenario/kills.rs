@@ -177,8 +177,13 @@ fn compare(source: &Path, recording: &Value, seen: &Seen, came: &mut Kills) -> a
     let directory = source.join("recordings").join(recording["id"].as_str().context("an id")?);
     let text = std::fs::read(directory.join("0.m3u8")).context("the VOD playlist")?;
     let playlist = m3u8_rs::parse_media_playlist_res(&text).map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    for segment in playlist.segments.iter().filter(|segment| !is_gap(segment)) {
+    let mut told = BTreeSet::new();
+    for segment in &playlist.segments {
         let name = segment.uri.rsplit('/').next().unwrap_or(&segment.uri);
+        told.insert(name.split('.').next().unwrap_or(name).to_owned());
+        if is_gap(segment) {
+            continue;
+        }
         match (std::fs::read(directory.join(&segment.uri)), seen.bytes.get(name)) {
             (Err(_), _) => check(&mut came.broken, false, || format!("{name} is recorded and not there")),
             (Ok(bytes), Some(expected)) => {
@@ -187,6 +192,9 @@ fn compare(source: &Path, recording: &Value, seen: &Seen, came: &mut Kills) -> a
             }
             (Ok(_), None) => {}
         }
+    }
+    for name in seen.bytes.keys().filter(|name| !told.contains(name.split('.').next().unwrap_or(name))) {
+        check(&mut came.broken, false, || format!("viewers got {name}, and the recording does not tell of it"));
     }
     Ok(())
 }

@@ -252,7 +252,9 @@ impl Stage {
         let text = std::fs::read(directory.join("0.m3u8")).context("the VOD playlist")?;
         let playlist = m3u8_rs::parse_media_playlist_res(&text).map_err(|error| anyhow::anyhow!("{error:?}"))?;
         let told_gaps = recording["gaps"].as_u64().context("gaps")? as usize;
-        let mut recorded = Recorded { told_gaps, ..Recorded::default() };
+        // A minute of these streams is a ninth of the spool; what lay on a mount that is gone is another matter.
+        let fits = cell.is_none_or(|cell| cell.fault != Fault::MountReplaced);
+        let mut recorded = Recorded { told_gaps, fits, ..Recorded::default() };
         let mut told = BTreeSet::new();
         for segment in &playlist.segments {
             let name = segment.uri.rsplit('/').next().unwrap_or(&segment.uri).to_owned();

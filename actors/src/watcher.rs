@@ -28,7 +28,7 @@ const WATCH_EVERY: u64 = 12;
 pub enum Msg {
     /// Time to look.
     Check,
-    /// Something went that should be there.
+    /// The directory may have gone.
     Hinted,
     /// What was believed when the look began, and what is there.
     Looked(u64, BTreeMap<String, u64>, io::Result<Look>),
@@ -74,11 +74,10 @@ impl Actor for Watcher {
         let vital = args.vitals.register(format!("watcher {}", args.stream.name));
         let Args { stream, mount, registry, .. } = args;
         let hinted = Arc::new(AtomicBool::new(false));
-        let (listener, believed, pending) = (myself.clone(), stream.clone(), hinted.clone());
+        let (listener, pending) = (myself.clone(), hinted.clone());
         // Called by inotify's thread: it sends one message at a time, however much it is told.
-        let hearer = move |name: Option<&str>| {
-            let is_news = name.is_none_or(|name| believed.ledger.holds(name));
-            if is_news && !pending.swap(true, Ordering::AcqRel) {
+        let hearer = move || {
+            if !pending.swap(true, Ordering::AcqRel) {
                 let _ = listener.send_message(Msg::Hinted);
             }
         };

@@ -44,6 +44,9 @@ pub struct Movie {
     shift: i64,
     /// Where the last sample ends, file time.
     end: i64,
+    /// Where the last picture has been shown. An encoder that is cut off leaves pictures that were to be shown after others
+    /// that never came, so this may be later than the end.
+    shown: i64,
 }
 
 #[derive(Debug)]
@@ -92,6 +95,10 @@ impl Movie {
         if !continues || self.order.is_empty() {
             let first = firsts().map(|sample| near(sample.dts, reference)).min().unwrap_or(reference);
             self.shift = at.max(self.end) - first;
+            // No picture is shown before one that was decoded before it.
+            let shows = samples(read, TrackKind::Video).map(|sample| near(sample.dts, reference) + composition(sample));
+            let early = shows.min().map_or(0, |shows| self.shown - (shows + self.shift));
+            self.shift += early.max(0);
         } else {
             self.shift = near(reference + self.shift, self.end) - reference;
         }
@@ -119,6 +126,10 @@ impl Movie {
             let dts = near(sample.dts + shift, expected);
             expected = dts;
             track.push(sample, dts)?;
+            if kind == TrackKind::Video {
+                let duration = track.samples.last().map_or(0, |stored| i64::from(stored.duration));
+                self.shown = self.shown.max(dts + composition(sample) + duration);
+            }
             (count, bytes) = (count + 1, bytes + sample.data.len() as u64);
         }
         track.chunks.push(Chunk { samples: count, bytes, entry });
@@ -185,6 +196,10 @@ impl Movie {
             ..Moov::default()
         }
     }
+}
+
+fn composition(sample: &Sample) -> i64 {
+    i64::from(sample.composition)
 }
 
 /// A timestamp as it is counted near another: those of MPEG-TS begin anew, others are never far.

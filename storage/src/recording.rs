@@ -268,9 +268,18 @@ impl SessionRecord {
         self
     }
 
-    /// The VOD Media Playlist over what was recorded (RFC 8216 section 4.3.3.5: it never changes).
+    /// The VOD Media Playlist over what was recorded (RFC 8216 section 4.3.3.5: it never changes). A gap is a
+    /// discontinuity at which EXT-X-PROGRAM-DATE-TIME jumps: EXT-X-GAP stops stock hls.js for good.
     pub fn playlist(&self, entries: &[RecordedSegment]) -> String {
-        let listed: Vec<_> = entries.iter().map(RecordedSegment::listed).collect();
+        let mut listed: Vec<ListedSegment> = Vec::new();
+        let mut after_gap = false;
+        for entry in entries {
+            if !entry.gap {
+                let discontinuity = entry.discontinuity || (after_gap && !listed.is_empty());
+                listed.push(ListedSegment { discontinuity, ..entry.listed() });
+            }
+            after_gap = entry.gap;
+        }
         let playlist = MediaPlaylist {
             target_duration: self.target_duration,
             media_sequence: 0,
@@ -338,9 +347,11 @@ pub(crate) mod tests {
         let text = record().playlist(&entries);
         let playlist = m3u8_rs::parse_media_playlist(text.as_bytes()).expect("valid").1;
         assert_eq!(playlist.playlist_type, Some(m3u8_rs::MediaPlaylistType::Vod));
-        assert!(playlist.end_list && playlist.segments.len() == 7);
-        assert_eq!(text.matches("#EXT-X-GAP").count(), 1);
-        assert!(playlist.segments[2].discontinuity && playlist.segments[0].map.is_some());
+        assert!(playlist.end_list && playlist.segments.len() == 6);
+        assert_eq!(text.matches("#EXT-X-GAP").count(), 0);
+        let discontinuities: Vec<_> = playlist.segments.iter().map(|segment| segment.discontinuity).collect();
+        assert_eq!(discontinuities, [false, false, true, false, true, false], "its own, and where one is missing");
+        assert!(playlist.segments[0].map.is_some());
         let ended = record().ended(&entries, "publisher gone");
         assert_eq!((ended.segments, ended.gaps, ended.bytes, ended.duration_ms), (6, 1, 6000, 14_000));
         assert_eq!(ended.ended_at_ms, Some(1_790_000_000_000 + 16_000));

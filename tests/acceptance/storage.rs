@@ -153,17 +153,19 @@ fn removed_and_mended(server: &Server) -> Instant {
 }
 
 #[test]
-fn a_file_that_goes_is_noticed_at_once_where_inotify_tells_of_it() {
+fn a_directory_that_goes_is_noticed_at_once_where_inotify_tells_of_it() {
     let server = Server::start(&[]);
     let _publisher = Publisher::looping(CLIP, &server.publish_url("show"));
     wait_for("inotify watches", HEALS, || hint_thread(&server));
-    let damage = || server.metric("steadycast_archive_damage_total", "");
-    // Without a hint it takes five seconds in the worst case, and 2.5 on average.
+    let directory = server.archived("show");
+    // Without a hint it takes five seconds in the worst case, and 2.5 on average, before it is written again.
     let mut slowest = Duration::ZERO;
     for _ in 0..3 {
-        let before = damage();
-        let begun = removed_and_mended(&server);
-        wait_for("it was noticed", HEALS, || (damage() > before).then_some(()));
+        wait_for("it is archived", HEALS, || directory.join("0.m3u8").exists().then_some(()));
+        let begun = Instant::now();
+        std::fs::rename(&directory, directory.with_extension("gone")).expect("renamed");
+        std::fs::remove_dir_all(directory.with_extension("gone")).expect("removed");
+        wait_for("it is mended", HEALS, || directory.join("0.m3u8").exists().then_some(()));
         slowest = slowest.max(begun.elapsed());
     }
     assert!(slowest < Duration::from_secs(4), "{slowest:?}");
@@ -199,8 +201,13 @@ fn inotify_that_cannot_be_read_takes_no_core_and_is_missed_by_nobody() {
     let errors = ["-o", "/dev/null", "-e", "trace=read", "-e", "inject=read:error=EIO"];
     let mut strace = std::process::Command::new("strace");
     let _strace = Publisher::with(strace.args(errors).args(["-p", &thread]).stderr(std::process::Stdio::null()));
+    // Something to be read: a directory beside the stream's comes and goes until strace is there to spoil it.
+    let beside = server.archived("beside");
     let ended = || server.metric("steadycast_watch_hint_restarts_total", "");
-    wait_for("its thread is ended", HEALS, || (ended() == 1.0).then_some(()));
+    wait_for("its thread is ended", HEALS, || {
+        std::fs::create_dir_all(&beside).and_then(|()| std::fs::remove_dir(&beside)).expect("made and removed");
+        (ended() == 1.0).then_some(())
+    });
     wait_for("its thread is gone", HEALS, || hint_thread(&server).is_none().then_some(()));
     removed_and_mended(&server);
     let seen = viewer.stop();

@@ -255,27 +255,22 @@ impl Stage {
         // A minute of these streams is a ninth of the spool; what lay on a mount that is gone is another matter.
         let fits = cell.is_none_or(|cell| cell.fault != Fault::MountReplaced);
         let mut recorded = Recorded { told_gaps, fits, ..Recorded::default() };
-        let mut told = BTreeSet::new();
+        let mut listed = BTreeSet::new();
         for segment in &playlist.segments {
             let name = segment.uri.rsplit('/').next().unwrap_or(&segment.uri).to_owned();
-            let is_gap = segment.unknown_tags.iter().any(|tag| tag.tag == "X-GAP");
-            match (is_gap, std::fs::read(directory.join(&segment.uri))) {
-                (true, _) => recorded.gaps += 1,
-                (false, Err(_)) => recorded.absent.push(name.clone()),
-                (false, Ok(bytes)) => match testimony.segments.get(&name) {
+            match std::fs::read(directory.join(&segment.uri)) {
+                Err(_) => recorded.absent.push(name.clone()),
+                Ok(bytes) => match testimony.segments.get(&name) {
                     Some(seen) if *seen != sha(&bytes) => recorded.different.push(name.clone()),
                     Some(_) => recorded.same += 1,
                     None => {}
                 },
             }
-            // Where a segment was lost unnoticed its name is not known; its number is.
-            told.insert(name.split('.').next().unwrap_or(&name).to_owned());
+            listed.insert(name);
         }
         // What lay on a mount that was taken away is not on the one in its place.
-        if cell.is_none_or(|cell| cell.fault != Fault::MountReplaced) {
-            let seen = testimony.segments.keys();
-            let untold = seen.filter(|name| !told.contains(name.split('.').next().unwrap_or(name)));
-            recorded.untold = untold.cloned().collect();
+        if fits {
+            recorded.gaps = testimony.segments.keys().filter(|name| !listed.contains(*name)).count();
         }
         Ok(Some(recorded))
     }

@@ -33,7 +33,7 @@ try {
   await page.goto(player === "page" ? url : new URL("/healthz", url).href);
   if (player !== "page") {
     await page.setContent("<video muted playsinline></video>");
-    await page.addScriptTag({ path: require.resolve(scripts[player]) });
+    if (scripts[player]) await page.addScriptTag({ path: require.resolve(scripts[player]) });
   }
   const measured = await page.evaluate(measure, {
     player, url, rate: Number(process.env.RATE ?? 1), seconds: Number(seconds), zero_ms: Number(zero_ms), fps: Number(fps), STALL_MS, TICK_MS, READ_MS, MAX_DETAILS,

@@ -8,13 +8,13 @@
 //! fail over and over is ended, because it would take a core for ever.
 
 use crate::events;
-use notify::event::EventKindMask;
-use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{ModifyKind, RenameMode};
+use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use std::collections::HashMap;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// Errors within [`ERRORS_WITHIN`] after which a thread is ended.
@@ -80,7 +80,12 @@ impl Hints {
     /// Watches what is above a directory; also again, if it is another one by now. May wait for storage; who comes meanwhile does not,
     /// because that may take for ever. False if there are no hints for the time being.
     pub fn watch(&self, directory: &Path, now: Instant) -> bool {
-        let Ok(mut watcher) = self.watcher.try_lock() else { return false };
+        let mut watcher = match self.watcher.try_lock() {
+            Ok(watcher) => watcher,
+            // A watcher whose thread ends just now panics in who asks it: it is taken away below.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
         let ended = locked(&self.heard).ended;
         if let Some(ended) = ended {
             // Its thread is gone, and to drop it panics because of that. A few hundred bytes stay behind.
@@ -108,7 +113,6 @@ fn refused(error: &notify::Error) -> bool {
 }
 
 fn start(heard: Arc<Mutex<Heard>>) -> notify::Result<RecommendedWatcher> {
-    let config = Config::default().with_event_kinds(EventKindMask::REMOVE);
     let told = move |result: notify::Result<Event>| {
         let ended = {
             let mut heard = locked(&heard);
@@ -123,7 +127,7 @@ fn start(heard: Arc<Mutex<Heard>>) -> notify::Result<RecommendedWatcher> {
             std::panic::resume_unwind(Box::new("inotify cannot be read"));
         }
     };
-    RecommendedWatcher::new(told, config)
+    RecommendedWatcher::new(told, Config::default())
 }
 
 impl Heard {
@@ -131,7 +135,9 @@ impl Heard {
         if event.need_rescan() || event.paths.is_empty() {
             self.hearers.values().for_each(|(_, hearer)| hearer());
         }
-        for path in &event.paths {
+        // Everything is told of, openings for reading, too; what matters is what is not there any more.
+        let goes = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)));
+        for path in event.paths.iter().filter(|_| goes) {
             // What is above many may have gone, and they with it.
             let below = self.hearers.iter().filter(|(directory, _)| directory.starts_with(path));
             below.for_each(|(_, (_, hearer))| hearer());

@@ -35,6 +35,16 @@ impl Spare {
     fn max(&self) -> usize {
         LEAST_SPARE + self.made / SPARE_SHARE
     }
+
+    /// Takes away what there are too many of; each that goes lowers the bound, too. They are dropped without the lock.
+    fn too_many(&mut self) -> Vec<BytesMut> {
+        let mut gone = Vec::new();
+        while self.blocks.len() > self.max() {
+            gone.extend(self.blocks.pop());
+            self.made = self.made.saturating_sub(1);
+        }
+        gone
+    }
 }
 
 /// The blocks that one publisher's connection fills.
@@ -75,10 +85,8 @@ impl Blocks {
             !reclaimed
         });
         let mut spare = spare();
-        let room = spare.max().saturating_sub(spare.blocks.len());
-        let too_many = free.split_off(room.min(free.len()));
         spare.blocks.append(&mut free);
-        spare.made -= too_many.len();
+        let too_many = spare.too_many();
         drop(spare);
         drop(too_many);
     }
@@ -104,6 +112,9 @@ impl Drop for Blocks {
         // The memory of the others goes with what is in them.
         let mut spare = spare();
         spare.made = spare.made.saturating_sub(self.full.len() + usize::from(self.current.is_some()));
+        let too_many = spare.too_many();
+        drop(spare);
+        drop(too_many);
     }
 }
 

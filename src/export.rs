@@ -13,7 +13,9 @@ const MAX_NAMED: usize = 20;
 pub fn run(config: &Config, session: &str, to: Option<PathBuf>) -> anyhow::Result<()> {
     let (recordings, id) = find(config, session)?;
     let to = to.unwrap_or_else(|| PathBuf::from(format!("{}-{}.mp4", id.stream.name(), id.session)));
-    let exported = recordings.export(&id, &to).with_context(|| format!("{}/{}", id.stream, id.session))?;
+    let exported = recordings
+        .export(&id, &to)
+        .with_context(|| format!("{} cannot be exported to {}", named(&id), to.display()))?;
     println!("{}: {} segments, {} bytes", to.display(), exported.segments, exported.bytes);
     if let Some(first) = exported.first_damaged {
         bail!("{} segments are missing or damaged and not in the file, the first is {first}", exported.damaged);

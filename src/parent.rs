@@ -80,8 +80,8 @@ pub async fn run(listeners: Listeners) -> anyhow::Result<ExitCode> {
 
 /// What to do after a worker has ended by itself, and how long to wait before.
 fn judge(status: ExitStatus, at_first_start: bool, history: &mut History) -> (Next, Duration) {
-    // A worker that was told to stop, or says that its configuration is wrong, means it.
-    let meant = status.success() || status.code() == Some(i32::from(crate::EXIT_CONFIG));
+    // Another try does not mend a configuration. A worker that somebody stopped is started again: the parent was not told.
+    let meant = status.code() == Some(i32::from(crate::EXIT_CONFIG));
     if meant || (at_first_start && status.code().is_some()) {
         return (Next::Exit(exit_code(status)), Duration::ZERO);
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use storage::recording::{RecordingId, SessionRecord};
 use storage::recordings::{DIRECTORY, MOVIE};
 use storage::snapshot::MULTIVARIANT_PLAYLIST;
-use storage::{Mount, Mounts, Recordings, Registry, StreamName};
+use storage::{LiveStream, Mount, Mounts, Publisher, Recordings, Registry, StreamName};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
@@ -63,7 +63,12 @@ impl Context {
         let id = StreamName::new(&app, &name).ok().and_then(|stream| RecordingId::new(stream, &session));
         let id = id.ok_or_else(absent)?;
         if is_live(&id, &self.registry) {
-            return Err((StatusCode::CONFLICT, "the session is live; end it first\n".to_owned()));
+            let sentence = if is_over(&id, &self.registry) {
+                "its last segments wait for storage; try again later\n"
+            } else {
+                "the session is live; end it first\n"
+            };
+            return Err((StatusCode::CONFLICT, sentence.to_owned()));
         }
         Ok(id)
     }
@@ -124,7 +129,8 @@ struct Page {
 #[derive(Debug, Serialize)]
 struct Recording {
     id: String,
-    /// One of `live`, `ended`, and `unfinished` (its end was not written; it will be at the next start).
+    /// One of `live`, `finishing` (the session is over; its last segments wait for storage), `ended`, and `unfinished` (its
+    /// end was not written; it will be at the next start).
     state: &'static str,
     published_at_ms: i64,
     ended_at_ms: Option<i64>,
@@ -172,6 +178,8 @@ fn of(record: SessionRecord, registry: &Registry) -> Recording {
     Recording {
         state: if ended {
             "ended"
+        } else if is_over(&record.id, registry) {
+            "finishing"
         } else if is_live(&record.id, registry) {
             "live"
         } else {
@@ -240,6 +248,13 @@ fn absent() -> Refusal {
 
 fn path(id: &RecordingId) -> String {
     format!("{}/{}", id.stream, id.session)
+}
+
+/// Whether its session is over and its recording is not.
+fn is_over(id: &RecordingId, registry: &Registry) -> bool {
+    let stream = registry.get(&id.stream.to_string());
+    let is_ended = |stream: &LiveStream| stream.publisher() == Publisher::Ended && !stream.spool.is_finished();
+    stream.is_some_and(|stream| stream.session.id == id.session && is_ended(&stream))
 }
 
 /// Whether a recorder may still write to it: the session goes on, or its last segments are on their way.

@@ -5,6 +5,7 @@ use media::{Segment, TICKS_PER_SECOND};
 use metrics::{counter, gauge};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Once;
 use std::sync::atomic::Ordering::Relaxed;
 use storage::disk::DiskState;
 use storage::events::errno;
@@ -147,6 +148,12 @@ pub fn recording_failed(stream: &LiveStream, error: &io::Error) {
 pub fn recording_removed(id: &RecordingId, reason: Reason) {
     counter!("steadycast_recordings_removed_total", "reason" => reason.label()).increment(1);
     info!(stream = %id.stream, session = id.session, reason = reason.label(), "recording removed");
+}
+
+/// More room is to be free than there is.
+pub fn retention_impossible(all: u64) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| warn!(file_system_bytes = all, "free-gib is more than the file system has; it is ignored"));
 }
 
 /// Recordings could not be looked through or removed; it is tried again.

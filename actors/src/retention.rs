@@ -121,7 +121,14 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-    let exceeded = limits.exceeded(&recordings.all()?, recordings.free_bytes()?, now_ms);
+    let (free, all) = recordings.room()?;
+    // More than there is can never be free: that is a mistake, and no reason to remove everything.
+    let is_possible = limits.free.is_none_or(|wanted| wanted < all);
+    if !is_possible {
+        events::retention_impossible(all);
+    }
+    let limits = Limits { free: limits.free.filter(|_| is_possible), ..limits };
+    let exceeded = limits.exceeded(&recordings.all()?, free, now_ms);
     let Some((id, reason)) = exceeded.into_iter().next() else { return Ok(false) };
     recordings.remove(&id)?;
     events::recording_removed(&id, reason);
@@ -171,5 +178,8 @@ mod tests {
         assert!((3..=5).contains(&steps), "{steps} steps for 2500 files");
         let names = std::fs::read_dir(directory.path().join("recordings/live/show")).expect("listed");
         assert_eq!(names.count(), 2);
+        let more_than_there_is = Limits { free: Some(u64::MAX), ..Limits::default() };
+        assert_eq!(step(&recordings, more_than_there_is).ok(), Some(false), "a mistake removes nothing");
+        assert_eq!(recordings.all().expect("listed").len(), 2);
     }
 }

@@ -117,11 +117,17 @@ impl Reader<'_> {
     }
 }
 
-/// Writes a file aside and gives it its name when it is durable; its length.
+/// Writes a file aside and gives it its name when it is durable; its length. What has the name and is no file, such as a
+/// device or a link, stays.
 fn write_whole(path: &Path, head: &[u8], body: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<u64> {
-    let aside = PathBuf::from([path.as_os_str(), ".tmp".as_ref()].into_iter().collect::<std::ffi::OsString>());
+    if std::fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something is there that is no file"));
+    }
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}.tmp", std::process::id()));
+    let aside = PathBuf::from(aside);
     let write = || {
-        let mut out = BufWriter::with_capacity(BUFFER, File::create(&aside)?);
+        let mut out = BufWriter::with_capacity(BUFFER, File::create_new(&aside)?);
         out.write_all(head)?;
         body(&mut out)?;
         let file = out.into_inner().map_err(|error| error.into_error())?;
@@ -133,4 +139,25 @@ fn write_whole(path: &Path, head: &[u8], body: impl FnOnce(&mut BufWriter<File>)
         // Half a file is of no use, and on a full disk its room is.
         let _ = std::fs::remove_file(&aside);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_the_name_and_is_no_file_stays_and_a_file_is_replaced() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let [link, file] = ["link", "file"].map(|name| directory.path().join(name));
+        std::os::unix::fs::symlink("/dev/null", &link).expect("made");
+        let written = write_whole(&link, b"head", |_| Ok(()));
+        assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::AlreadyExists));
+        assert!(std::fs::read_link(&link).is_ok());
+        for text in [&b"one"[..], b"another"] {
+            assert_eq!(write_whole(&file, text, |out| out.write_all(b" body")).ok(), Some(text.len() as u64 + 5));
+        }
+        assert_eq!(std::fs::read(&file).expect("written"), b"another body");
+        assert!(write_whole(&file, b"", |_| Err(io::Error::other("no"))).is_err());
+        assert_eq!(std::fs::read_dir(directory.path()).expect("listed").count(), 2, "nothing is left aside");
+    }
 }

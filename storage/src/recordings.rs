@@ -194,10 +194,10 @@ impl Recordings {
         self.signs.wait("remove", || sweep(&removed, &mut { MAX_SWEPT }).map(|_| true))
     }
 
-    /// Bytes that are free on the file system.
-    pub fn free_bytes(&self) -> io::Result<u64> {
+    /// Bytes that are free on the file system, and all that there are.
+    pub fn room(&self) -> io::Result<(u64, u64)> {
         let room = rustix::fs::statvfs(&self.root)?;
-        Ok(room.f_bavail.saturating_mul(room.f_frsize))
+        Ok((room.f_bavail.saturating_mul(room.f_frsize), room.f_blocks.saturating_mul(room.f_frsize)))
     }
 
     /// All entries of a recording, in order.

@@ -68,6 +68,7 @@ pub async fn run(listeners: Listeners) -> anyhow::Result<ExitCode> {
             (Next::Restart, wait) => {
                 error!(%status, wait_ms = wait.as_millis() as u64, "the worker has ended, starting it again");
                 tokio::select! {
+                    // The backoff, as supervisors have it between restarts of a child.
                     () = tokio::time::sleep(wait) => {}
                     _ = signals.terminate.recv() => return Ok(ExitCode::SUCCESS),
                     _ = signals.interrupt.recv() => return Ok(ExitCode::SUCCESS),

@@ -150,6 +150,7 @@ pub fn wait_for(what: &str, limit: Duration, mut look: impl FnMut() -> bool) -> 
     let begun = Instant::now();
     while !look() {
         anyhow::ensure!(begun.elapsed() < limit, "{what}: not within {} s", limit.as_secs());
+        // The pace of the looks: what decides is the condition, and the limit.
         std::thread::sleep(POLL);
     }
     Ok(begun.elapsed())

@@ -45,8 +45,11 @@ fn served(data: &Path, app: &str, share: usize) -> Router {
 fn is_public(path: &str) -> bool {
     let mut parts = path.rsplit('/');
     let name = parts.next().unwrap_or_default();
+    // Of the directories above, the session's is the first that is no hour; streams may be called what they like.
+    let is_hour = |part: &&str| part.len() == 10 && part.bytes().all(|byte| byte.is_ascii_digit());
+    let session = parts.find(|part| !is_hour(part)).unwrap_or_default();
     let is_media = [".m4s", ".mp4", ".ts", ".m3u8"].iter().any(|extension| name.ends_with(extension));
-    (is_media || name == DIGESTS) && !parts.any(|part| part.contains('.') && part.ends_with(REMOVED))
+    (is_media || name == DIGESTS) && session.rsplit_once('.').is_none_or(|(_, extension)| extension != REMOVED)
 }
 
 async fn bounded(State(reading): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
@@ -104,10 +107,11 @@ mod tests {
         for path in ["/show/19aa/0.m3u8", "/show/19aa/2026112112/0-7.m4s", "/a.b/19aa/2026112112/0-7.ts"] {
             assert!(is_public(path), "{path}");
         }
-        assert!(is_public("/show/19aa/segments-sha256.json") && is_public("/show.removed-not/19aa/recording.mp4"));
+        assert!(is_public("/show/19aa/segments-sha256.json") && is_public("/show.removed/19aa/recording.mp4"));
         for path in ["/show/19aa/session.json", "/show/19aa/2026112112/segments.jsonl", "/show/19aa.removed/0.m3u8"] {
             assert!(!is_public(path), "{path}");
         }
+        assert!(!is_public("/show/19aa.removed/2026112112/0-7.m4s"));
         assert!(!is_public("/show/19aa/recording.mp4.tmp") && !is_public("/show/19aa/2026112112/0-7.m4s.3.tmp"));
     }
 }

@@ -193,6 +193,9 @@ fn a_session_that_met_kill_9_and_a_reconnect_is_one_recording_and_what_viewers_g
         }
     }
     assert!(recorded.len() >= 5, "{recording}");
+    let is_recorded = |name: &str| recorded.iter().any(|(uri, _)| uri.ends_with(&format!("/{name}")));
+    let missing = seen.segments.values().filter(|seen| !is_recorded(&seen.uri)).count() as u64;
+    assert!(missing <= number(&recording, "gaps"), "{missing} segments are neither recorded nor gaps: {recording}");
     // In one file everything is there as well, at its time: the gap between the two publishers is no longer than it was.
     let directory = tempfile::tempdir().expect("temporary directory");
     let movie = directory.path().join("exported.mp4");

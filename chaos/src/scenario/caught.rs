@@ -30,6 +30,7 @@ pub fn run(setting: &Setting) -> anyhow::Result<Outcome> {
     let url = server.url("/live/show-0/0.m3u8");
     wait_for(&url, LISTED, || get(&url).is_ok())?;
     let witness = Witness::follow(url, WATCHED, known);
+    // A show that is well before: what is measured, and nothing that is waited for.
     std::thread::sleep(BEFORE);
     let blow = format!("/chaos/v1/strike?stream=live/show-0&child=segmenter&blow=block&milliseconds={BLOCK_MS}");
     ureq::post(&server.health_url(&blow)).send_empty()?;

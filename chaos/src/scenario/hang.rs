@@ -41,12 +41,14 @@ pub fn run(setting: &Setting, hang: Duration) -> anyhow::Result<Outcome> {
     let load =
         Load { url: server.publish_url("live/show"), clip: clip(&setting.directory)?, streams: STREAMS, duration };
     let publishing = std::thread::spawn(move || load::run(&load, || ()));
+    // Memory is compared with that of a server whose windows are full, which takes this long.
     std::thread::sleep(BEFORE);
     let resident = || anyhow::Ok(usage_of_tree(server.pid())?.resident >> 20);
     let before = resident()?;
     mount.rules().set(vec![Rule::always(None, Effect::Hang)])?;
     let (begun, mut looks) = (Instant::now(), Vec::new());
     while begun.elapsed() < hang {
+        // The pace of the looks.
         std::thread::sleep(LOOK);
         looks.push((begun.elapsed(), resident()?));
     }

@@ -72,6 +72,7 @@ pub fn run(setting: &Setting, kills: usize) -> anyhow::Result<Outcome> {
         let seen = viewer.segments();
         wait_for("a new segment", RECOVERED, || viewer.segments() > seen)?;
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // The moment of the kill is what the seed decides.
         std::thread::sleep(SPREAD.mul_f64((chance >> 33) as f64 / f64::from(u32::MAX >> 1)));
         let (killed, seen) = (Instant::now(), viewer.segments());
         server.kill()?;
@@ -215,6 +216,7 @@ impl Encoder {
                     ffmpeg.args(["-c", "copy", "-f", "flv", &url]);
                     running = ffmpeg.stdin(Stdio::null()).stdout(Stdio::null()).spawn().ok();
                 }
+                // The pace at which an encoder that lost its server connects again.
                 std::thread::sleep(POLL);
             }
             if let Some(mut child) = running {
@@ -270,6 +272,7 @@ impl Viewer {
                 if let Ok(text) = get(&url) {
                     theirs.lock().unwrap_or_else(PoisonError::into_inner).look(&url, &text);
                 }
+                // The pace of a viewer's looks.
                 std::thread::sleep(POLL);
             }
         });

@@ -148,6 +148,7 @@ impl Stage {
         let playlist = self.server.url(&format!("/{}/index.m3u8", streams[0]));
         let browser = beside.browser.then(|| Browser::play(&playlist, watched)).transpose()?;
         let asking = Asking::start(&self.server);
+        // A show that is well before the faults: what is measured, and nothing that is waited for.
         std::thread::sleep(BEFORE);
         let before = sessions(&self.server)?;
         let mut observed = self.endure(cells, longest + heal)?;
@@ -200,6 +201,7 @@ impl Stage {
                     Some(_) => {}
                 }
             }
+            // The pace of the looks; how long faults last is measured by the clock.
             std::thread::sleep(POLL);
         }
         let all = self.places.iter().zip(cells).zip(over.into_iter().zip(healed));
@@ -347,6 +349,7 @@ impl Asking {
                         Err(_) => failed += 1,
                     }
                 }
+                // The pace of the questions, so that asking is not what makes answers late.
                 std::thread::sleep(POLL);
             }
             Answers::of(times, failed)

@@ -72,8 +72,7 @@ impl Pipeline {
         let depth = STAGES.iter().position(|(name, _)| *name == stage).context("no such stage")?;
         let container = if container == "cmaf" { Container::Cmaf } else { Container::MpegTs };
         let packaging = Settings { container, target_duration: 2 };
-        let settings =
-            LiveSettings { packaging, window: WINDOW, grace: Duration::from_secs(30), record: false, spool_bytes: 0 };
+        let settings = LiveSettings { packaging, window: WINDOW, ..LiveSettings::default() };
         let directory = tempfile::tempdir_in("/dev/shm")?;
         let stream = LiveStream::new(
             StreamName::new("live", "show")?,

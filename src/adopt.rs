@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 use storage::Numbers;
 use storage::continuity::{Record, Records};
-use storage::live::{LiveSettings, Publisher};
+use storage::live::{Publisher, StreamSettings};
 use storage::{LiveStream, Mount, Mounts, Registry};
 use supervisors::events;
 
@@ -15,7 +15,7 @@ use supervisors::events;
 const READ_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Puts every session that viewers may still be watching into the registry.
-pub fn adopt(records: &Records, mounts: &Mounts, registry: &Registry, settings: LiveSettings) -> io::Result<()> {
+pub fn adopt(records: &Records, mounts: &Mounts, registry: &Registry, settings: &StreamSettings) -> io::Result<()> {
     let deadline = Instant::now() + READ_DEADLINE;
     // All are asked for before any is waited for: the disk's threads share the work and the deadline.
     let reads: Vec<_> = records.all()?.into_iter().map(|record| (read_files(&record, mounts), record)).collect();
@@ -24,6 +24,7 @@ pub fn adopt(records: &Records, mounts: &Mounts, registry: &Registry, settings: 
         let snapshot = record.adopt(&mut |name| files.remove(name));
         let (segments, gaps) =
             (snapshot.listed.len(), snapshot.listed.iter().filter(|segment| segment.listed.gap).count());
+        let settings = settings.of(&record.stream);
         let stream = LiveStream::new(record.stream.clone(), settings, record.session(), snapshot, record.epoch);
         // One that had ended is shown for as long as any ended session, and then forgotten.
         let waiting = Publisher::Grace { until: tokio::time::Instant::now() + settings.grace };

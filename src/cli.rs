@@ -87,6 +87,19 @@ pub struct Overrides {
     /// How long a session waits for its encoder to come back, 0 to 86400 [default: 30].
     #[arg(long, global = true, value_name = "SECONDS", env = "STEADYCAST_GRACE")]
     grace: Option<String>,
+    /// The same for an encoder that ended its publication itself [default: as long as --grace].
+    #[arg(long, global = true, value_name = "SECONDS", env = "STEADYCAST_GRACE_UNPUBLISHED")]
+    grace_unpublished: Option<String>,
+    /// An application in which the newest encoder takes a stream over; otherwise the one that holds it keeps it while it
+    /// sends. Repeat it for others.
+    #[arg(long, global = true, value_name = "APP", env = "STEADYCAST_TAKEOVER", value_delimiter = ',')]
+    takeover: Vec<String>,
+    /// Most a publisher may send, Mbit/s, averaged over 10 s; one that sends more is ended [default: 100].
+    #[arg(long, global = true, value_name = "MBIT", env = "STEADYCAST_MAX_BITRATE")]
+    max_bitrate: Option<String>,
+    /// How long viewers are still served after the process was told to stop, 0 to 60 [default: 2].
+    #[arg(long, global = true, value_name = "SECONDS", env = "STEADYCAST_DRAIN")]
+    drain: Option<String>,
     /// When archived segments count as durable: grouped (one sync a second) or never [default: grouped].
     #[arg(long, global = true, value_name = "POLICY", env = "STEADYCAST_SYNC")]
     sync: Option<String>,
@@ -130,6 +143,9 @@ impl Overrides {
             ("window", &self.window),
             ("container", &self.container),
             ("grace", &self.grace),
+            ("grace-unpublished", &self.grace_unpublished),
+            ("max-bitrate", &self.max_bitrate),
+            ("drain", &self.drain),
             ("sync", &self.sync),
             ("record", &self.record),
             ("spool", &self.spool),
@@ -140,9 +156,10 @@ impl Overrides {
         ];
         let given = options.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value)));
         let archives = self.archive.iter().map(|archive| ("archive", archive.clone()));
+        let takeover = self.takeover.iter().map(|app| ("takeover", app.clone()));
         let keys = self.key.iter().map(|key| ("key", key.clone()));
         let chaos = self.chaos.then(|| ("chaos", "true".to_owned()));
-        given.chain(archives).chain(keys).chain(chaos).collect()
+        given.chain(archives).chain(takeover).chain(keys).chain(chaos).collect()
     }
 }
 

@@ -2,15 +2,16 @@
 
 use media::Container;
 use media::packager::{MAX_TARGET_DURATION, MIN_TARGET_DURATION, Settings};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use storage::StreamName;
 use storage::disk::SyncPolicy;
-use storage::live::LiveSettings;
+use storage::live::{LiveSettings, StreamSettings};
 use storage::retention::Limits;
 use thiserror::Error;
 
@@ -26,6 +27,10 @@ const DEFAULT_SPOOL_MIB: usize = 64;
 const MAX_ARCHIVES: usize = 16;
 /// Longest grace: a day.
 const MAX_GRACE_S: u64 = 86_400;
+/// Most a publisher may be allowed to send, Mbit/s: a segment is held in memory.
+const MAX_BITRATE_MBIT: u64 = 1000;
+/// Longest that viewers are served after the process was told to stop: service managers kill it soon after.
+const MAX_DRAIN_S: u64 = 60;
 
 /// One thing that is wrong with the configuration, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -69,8 +74,16 @@ pub struct Config {
     pub window: usize,
     /// Container of segments.
     pub container: Container,
-    /// How long a session waits for its encoder.
+    /// How long a session waits for an encoder that was lost.
     pub grace: Duration,
+    /// How long it waits for one that ended its publication itself; none for as long as for one that was lost.
+    pub grace_unpublished: Option<Duration>,
+    /// Applications in which the newest encoder wins.
+    pub takeover: BTreeSet<String>,
+    /// Most a publisher may send, Mbit/s.
+    pub max_bitrate_mbit: u64,
+    /// How long viewers are served after the process was told to stop.
+    pub drain: Duration,
     /// When archived segments count as durable.
     pub sync: SyncPolicy,
     /// Whether sessions are recorded.
@@ -104,6 +117,10 @@ impl Default for Config {
             window: 6,
             container: Container::Cmaf,
             grace: Duration::from_secs(30),
+            grace_unpublished: None,
+            takeover: BTreeSet::new(),
+            max_bitrate_mbit: 100,
+            drain: Duration::from_secs(2),
             sync: SyncPolicy::Grouped,
             record: false,
             spool_mib: DEFAULT_SPOOL_MIB,
@@ -119,15 +136,18 @@ impl Default for Config {
 
 impl Config {
     /// Limits and formats of new streams.
-    pub fn live_settings(&self) -> LiveSettings {
+    pub fn stream_settings(&self) -> StreamSettings {
         let packaging = Settings { container: self.container, target_duration: self.target_duration };
-        LiveSettings {
+        let all = LiveSettings {
             packaging,
             window: self.window,
             grace: self.grace,
+            grace_unpublished: self.grace_unpublished.unwrap_or(self.grace),
+            takeover: false,
             record: self.record,
             spool_bytes: self.spool_mib << 20,
-        }
+        };
+        StreamSettings { all, takeover: Arc::new(self.takeover.clone()) }
     }
 
     /// Which recordings are kept.
@@ -179,6 +199,15 @@ impl Config {
             "target-duration" => self.target_duration = number(value, MIN_TARGET_DURATION, MAX_TARGET_DURATION)?,
             "window" => self.window = number(value, MIN_WINDOW, MAX_WINDOW)?,
             "grace" => self.grace = Duration::from_secs(number(value, 0, MAX_GRACE_S)?),
+            "grace-unpublished" => {
+                self.grace_unpublished = Some(Duration::from_secs(number(value, 0, MAX_GRACE_S)?));
+            }
+            "takeover" => {
+                StreamName::new(value, "any").map_err(|error| error.to_string())?;
+                self.takeover.insert(value.to_owned());
+            }
+            "max-bitrate" => self.max_bitrate_mbit = number(value, 1, MAX_BITRATE_MBIT)?,
+            "drain" => self.drain = Duration::from_secs(number(value, 0, MAX_DRAIN_S)?),
             "container" => {
                 self.container = one_of(value, &[("cmaf", Container::Cmaf), ("mpegts", Container::MpegTs)])?;
             }
@@ -276,6 +305,13 @@ fn read_file(path: &Path, config: &mut Config, problems: &mut Vec<Problem>) {
             ("keys" | "key", _) => {
                 note(problems, place, Err("is to be a table: [keys] and below it \"live/show\" = \"KEY\"".to_owned()))
             }
+            ("takeover", toml::Value::Array(apps)) => {
+                for app in apps {
+                    let set = app.as_str().ok_or("is to be text".to_owned()).and_then(|app| config.set(field, app));
+                    note(problems, place.clone(), set);
+                }
+            }
+            ("takeover", _) => note(problems, place, Err("is to be a list: takeover = [\"live\"]".to_owned())),
             (_, toml::Value::String(text)) => note(problems, place, config.set(field, text)),
             (_, toml::Value::Integer(number)) => note(problems, place, config.set(field, &number.to_string())),
             (_, toml::Value::Boolean(truth)) => note(problems, place, config.set(field, &truth.to_string())),
@@ -304,7 +340,7 @@ pub fn describe(config: &Config) -> String {
     };
     let mut text = format!(
         "rtmp = \"{}\"\nhttp = \"{}\"\nhealth = \"{}\"\ndata = {:?}\nruntime-dir = {:?}\ntarget-duration = {}\nwindow = {}\n\
-         container = \"{container}\"\ngrace = {}\nsync = \"{sync}\"\nrecord = {}\nspool = {}\nkeep-hours = {}\nkeep-gib = {}\nfree-gib = {}\nlog = \"{log}\"\n",
+         container = \"{container}\"\ngrace = {}\nsync = \"{sync}\"\nrecord = {}\nspool = {}\nkeep-hours = {}\nkeep-gib = {}\nfree-gib = {}\nlog = \"{log}\"\ndrain = {}\nmax-bitrate = {}\n",
         config.rtmp,
         config.http,
         config.health,
@@ -317,13 +353,21 @@ pub fn describe(config: &Config) -> String {
         config.spool_mib,
         config.keep_hours,
         config.keep_gib,
-        config.free_gib
+        config.free_gib,
+        config.drain.as_secs(),
+        config.max_bitrate_mbit,
     );
+    // Writing to a String cannot fail.
+    if let Some(grace) = config.grace_unpublished {
+        let _ = writeln!(text, "grace-unpublished = {}", grace.as_secs());
+    }
+    if !config.takeover.is_empty() {
+        let _ = writeln!(text, "takeover = {:?}", config.takeover);
+    }
     if !config.archives.is_empty() {
         text.push_str("\n[archives]\n");
     }
     for (app, directory) in &config.archives {
-        // Writing to a String cannot fail.
         let _ = writeln!(text, "\"{app}\" = {directory:?}");
     }
     if config.keys.is_empty() {
@@ -422,7 +466,7 @@ mod tests {
     #[test]
     fn what_is_described_is_read_back_and_keys_are_not_shown() {
         let config = load_text(
-            "record = true\nkeep-hours = 24\nkeep-gib = 5\nfree-gib = 1\ncontainer = 'mpegts'\ndata = '/tmp/a b'\nsync = 'never'\n[archives]\n'vod' = '/tmp/c'\n",
+            "record = true\nkeep-hours = 24\nkeep-gib = 5\nfree-gib = 1\ngrace-unpublished = 5\ntakeover = ['live', 'events']\ncontainer = 'mpegts'\ndata = '/tmp/a b'\nsync = 'never'\n[archives]\n'vod' = '/tmp/c'\n",
             &[],
         )
         .expect("valid");

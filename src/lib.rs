@@ -7,8 +7,10 @@ pub mod adopt;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod drain;
 pub mod export;
 pub mod exporter;
+pub mod guard;
 pub mod health;
 pub mod keys;
 pub mod locks;
@@ -19,6 +21,8 @@ pub mod run;
 
 /// Exit code of a wrong configuration.
 pub const EXIT_CONFIG: u8 = 2;
+/// Exit code of a process that made no progress (EX_SOFTWARE of sysexits(3)).
+pub const EXIT_STUCK: u8 = 70;
 
 pub use config::Config;
 pub use run::{Listeners, run};

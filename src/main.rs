@@ -5,7 +5,7 @@ use clap::Parser;
 use std::process::ExitCode;
 use steadycast::cli::{Cli, Command};
 use steadycast::config::Problem;
-use steadycast::{Config, EXIT_CONFIG, Listeners, config, demo, export, logging, parent, run};
+use steadycast::{Config, EXIT_CONFIG, Listeners, config, demo, drain, export, logging, parent, run};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -75,6 +75,6 @@ fn serve(
 ) -> anyhow::Result<()> {
     let log = logging::start(config.log)?;
     let outside =
-        run::Outside { shutdown: run::stop_signal(), reload: Box::new(reload), dropped_lines: log.dropped_lines() };
+        run::Outside { shutdown: drain::stop_signal(), reload: Box::new(reload), dropped_lines: log.dropped_lines() };
     run(config, listeners, outside)
 }

@@ -18,8 +18,8 @@ use tracing::{error, info, warn};
 
 /// A worker that ends this soon after the first start will not do better the next time: its directories are taken, say.
 const FIRST_START: Duration = Duration::from_secs(2);
-/// How long a worker may take to stop before it is killed.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How long a worker may take to stop, beyond the time for which it serves viewers, before it is killed.
+const STOP_WITHIN: Duration = Duration::from_secs(70);
 /// Descriptor of the first inherited socket (sd_listen_fds(3)).
 const FIRST_FD: i32 = 3;
 /// How often the worker was started again, for its metrics.
@@ -104,7 +104,8 @@ fn start(program: &PathBuf, listeners: &Listeners, restarts: u64) -> anyhow::Res
         .map(|(socket, child_fd)| anyhow::Ok(FdMapping { parent_fd: OwnedFd::from(socket.try_clone()?), child_fd }));
     let mut command = std::process::Command::new(program);
     command.args(std::env::args_os().skip(1)).env("LISTEN_FDS", sockets.len().to_string());
-    command.env_remove("LISTEN_PID").env(RESTARTS, restarts.to_string());
+    // A service manager's watchdog is fed by who knows of progress: the worker.
+    command.env_remove("LISTEN_PID").env_remove("WATCHDOG_PID").env(RESTARTS, restarts.to_string());
     command.fd_mappings(mappings.collect::<anyhow::Result<Vec<_>>>()?)?;
     let mut command = Command::from(command);
     command.kill_on_drop(true).spawn().with_context(|| program.display().to_string())
@@ -126,18 +127,18 @@ async fn watch(worker: &mut Child, signals: &mut Signals) -> anyhow::Result<Watc
             status = worker.wait() => return Ok(Watched::Ended(status?)),
             _ = signals.hangup.recv() => tell(worker, rustix::process::Signal::HUP),
             _ = signals.upgrade.recv() => {
-                stop(worker, signals).await?;
+                stop(worker, signals, rustix::process::Signal::USR2).await?;
                 return Ok(Watched::Upgrade);
             }
-            _ = signals.terminate.recv() => return Ok(Watched::Told(stop(worker, signals).await?)),
-            _ = signals.interrupt.recv() => return Ok(Watched::Told(stop(worker, signals).await?)),
+            _ = signals.terminate.recv() => return Ok(Watched::Told(stop(worker, signals, rustix::process::Signal::TERM).await?)),
+            _ = signals.interrupt.recv() => return Ok(Watched::Told(stop(worker, signals, rustix::process::Signal::TERM).await?)),
         }
     }
 }
 
 /// Has it stop; kills it if that takes too long, or if the parent is told a second time.
-async fn stop(worker: &mut Child, signals: &mut Signals) -> anyhow::Result<ExitStatus> {
-    tell(worker, rustix::process::Signal::TERM);
+async fn stop(worker: &mut Child, signals: &mut Signals, how: rustix::process::Signal) -> anyhow::Result<ExitStatus> {
+    tell(worker, how);
     tokio::select! {
         status = timeout(STOP_WITHIN, worker.wait()) => match status {
             Ok(status) => return Ok(status?),

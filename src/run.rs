@@ -3,18 +3,19 @@
 use crate::admin;
 use crate::adopt::{adopt, highest_numbers};
 use crate::config::{Config, Problem};
+use crate::drain::Stop;
 use crate::exporter::Exporter;
 use crate::health::Health;
 use crate::keys::StaticKeys;
-use crate::{locks, recordings_api};
+use crate::{drain, guard, locks, recordings_api};
 use anyhow::Context;
 use axum::Router;
 use ractor::Actor;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use storage::Numbers;
 use storage::continuity::Records;
@@ -99,19 +100,19 @@ pub struct Outside<S> {
 }
 
 /// Runs until `shutdown` completes, or until the root of the tree fails.
-pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<Output = ()>>) -> anyhow::Result<()> {
+pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<Output = Stop>>) -> anyhow::Result<()> {
     let _runtime_lock = locks::lock(&config.runtime_dir, "runtime-dir")?;
     let _data_locks = lock_archives(config)?;
     let mounts = Mounts::start(&config.data, &config.archives, config.sync).context("disk threads")?;
     let records = Records::open(&config.runtime_dir).context("runtime directory")?;
-    let settings = config.live_settings();
+    let settings = config.stream_settings();
     let (used, all_answered) = highest_numbers(&mounts);
     // A start without records beside an archive that is not empty: the streams of unknown names may be
     // those whose encoders are on their way back.
     let without_state = records.is_empty() && !(all_answered && used == Numbers::default());
-    let settling = if without_state { settings.grace } else { Duration::ZERO };
+    let settling = if without_state { settings.all.grace } else { Duration::ZERO };
     let registry = Registry::settling_until(Instant::now() + settling);
-    adopt(&records, &mounts, &registry, settings).context("continuity records")?;
+    adopt(&records, &mounts, &registry, &settings).context("continuity records")?;
     recordings_api::finish_interrupted(&mounts, &registry);
     let retention = config.retention();
     let environment = Environment { registry, records, vitals: Arc::default(), settings, used, mounts, retention };
@@ -151,6 +152,9 @@ struct Worker {
     exporter: Exporter,
     recordings_api: recordings_api::Context,
     chaos: bool,
+    /// How long viewers are served after it was told to stop.
+    drain: Duration,
+    max_bitrate: u64,
 }
 
 impl Worker {
@@ -161,6 +165,9 @@ impl Worker {
             actors: Arc::default(),
             delivery: Arc::default(),
             mounts: environment.mounts.clone(),
+            threads: actor_threads(),
+            draining: Arc::default(),
+            awake_since: Arc::new(Mutex::new(std::time::Instant::now())),
         };
         Ok(Self {
             recordings_api: recordings_api::Context::new(environment.mounts.clone(), environment.registry.clone()),
@@ -169,16 +176,18 @@ impl Worker {
             health,
             exporter,
             chaos: config.chaos,
+            drain: config.drain,
+            max_bitrate: config.max_bitrate_mbit * 1_000_000,
         })
     }
 
     fn run(
         self,
         listeners: Listeners,
-        shutdown: impl Future<Output = ()>,
+        shutdown: impl Future<Output = Stop>,
         reload: Box<dyn Fn() -> Result<Config, Vec<Problem>> + Send>,
     ) -> anyhow::Result<()> {
-        let actors = runtime("actors", thread::available_parallelism().map_or(1, usize::from).max(MIN_ACTOR_THREADS))?;
+        let actors = runtime("actors", actor_threads())?;
         let (rtmp, http, health) =
             (listeners.rtmp.local_addr()?, listeners.http.local_addr()?, listeners.health.local_addr()?);
         let args = {
@@ -188,6 +197,7 @@ impl Worker {
                 environment: self.environment.clone(),
                 rtmp: Arc::new(tokio::net::TcpListener::from_std(listeners.rtmp)?),
                 authorizer: self.keys.clone(),
+                max_bitrate: self.max_bitrate,
                 pulse: self.health.actors.clone(),
             }
         };
@@ -195,13 +205,17 @@ impl Worker {
         let (stop, stopped) = watch::channel(false);
         let delivery = self.start_delivery(listeners.http, stopped)?;
         self.start_health(listeners.health, root.clone())?;
+        guard::start(self.health.clone(), root.clone())?;
         info!(%rtmp, %http, %health, "listening");
         let outcome = actors.block_on(async {
-            tokio::select! {
-                () = shutdown => Ok(()),
-                _ = root_handle => Err(anyhow::anyhow!("the root of the supervision tree has failed")),
-                error = reload_on_hangup(&self.keys, reload) => Err(error),
-            }
+            let stop = tokio::select! {
+                stop = shutdown => stop,
+                _ = root_handle => anyhow::bail!("the root of the supervision tree has failed"),
+                error = reload_on_hangup(&self.keys, reload) => return Err(error),
+            };
+            let time = if stop == Stop::Upgrade { Duration::ZERO } else { self.drain };
+            drain::drain(&root, &self.environment.registry, &self.health, time).await;
+            Ok(())
         });
         info!("stopping");
         // Both are bounded: what is not done by then is dropped with the runtimes.
@@ -298,6 +312,10 @@ fn serve_viewers(
     serving
 }
 
+fn actor_threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).max(MIN_ACTOR_THREADS)
+}
+
 fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(threads)
@@ -305,20 +323,6 @@ fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
         .enable_all()
         .build()
         .with_context(|| format!("runtime {name}"))
-}
-
-/// SIGTERM or SIGINT.
-pub async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        // Without handlers the default action ends the process, which is what is asked for.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 /// On SIGHUP the keys are read again; running streams are not touched. Returns only if signals cannot be had.

@@ -9,7 +9,7 @@ use crate::fault::Fault;
 use crate::operations::{Answer, Operations, Turn};
 use crate::steps::until_step;
 use crate::task;
-use crate::vitals::{Vital, Vitals};
+use crate::vitals::{Place, Vital, Vitals};
 use commit::{Commit, Spares};
 use memory::Content;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -72,7 +72,8 @@ impl Actor for Archiver {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(Duration::ZERO, || Msg::Tick);
-        let vital = args.vitals.register(format!("archiver {}", args.stream.name));
+        let vital =
+            args.vitals.register("archiver", Place::Stream(args.stream.name.clone()), myself.get_id(), Some(IDLE));
         let Args { stream, disk, registry, .. } = args;
         Ok(State {
             stream,

@@ -15,8 +15,17 @@ pub struct Ask {
     pub stream: StreamName,
     /// Who asks; answered with [`session::Msg::Answer`].
     pub session: ActorRef<session::Msg>,
+    /// When it asked for the first time; it asks again while it waits.
+    pub since: Instant,
     /// Until when it waits for an answer.
     pub deadline: Instant,
+}
+
+/// An ask is its session's, however often it is sent.
+impl PartialEq for Ask {
+    fn eq(&self, other: &Self) -> bool {
+        self.session.get_id() == other.session.get_id()
+    }
 }
 
 /// The stream is the session's.
@@ -44,9 +53,34 @@ pub enum Denial {
     /// No room for another stream.
     #[error("this server carries as many streams as it can; try again later")]
     TooManyStreams,
+    /// The server is being stopped.
+    #[error("this server is being stopped or upgraded; try again in a second")]
+    Stopping,
     /// The stream's tree could not be started.
     #[error("the stream could not be opened; try again in a second")]
     NotOpened,
+}
+
+/// Why a session is told to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// It sent no media, and lost the stream.
+    Silent,
+    /// Another encoder took the stream over.
+    TakenOver,
+    /// The server is being stopped.
+    Stopping,
+}
+
+impl Farewell {
+    /// For its user.
+    pub fn text(self) -> &'static str {
+        match self {
+            Farewell::Silent => "no media came from you for too long; publish again",
+            Farewell::TakenOver => "another encoder took this stream over",
+            Farewell::Stopping => "this server is being stopped or upgraded; publish again",
+        }
+    }
 }
 
 impl Denial {
@@ -57,6 +91,7 @@ impl Denial {
             Denial::Closing => "closing",
             Denial::TooManyStreams => "too_many_streams",
             Denial::NotOpened => "not_opened",
+            Denial::Stopping => "stopping",
         }
     }
 }

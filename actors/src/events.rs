@@ -1,5 +1,6 @@
 //! What actors log and count. Metric names live here and nowhere else.
 
+use crate::publisher_lock::claims::Leaving;
 use media::packager::Counts;
 use media::{Segment, TICKS_PER_SECOND};
 use metrics::{counter, gauge};
@@ -22,14 +23,25 @@ pub fn publisher_granted(stream: &LiveStream, epoch: u64) {
 }
 
 /// A publisher is gone; its session waits.
-pub fn publisher_lost(stream: &LiveStream, epoch: u64) {
-    info!(stream = %stream.name, epoch, grace_s = stream.settings.grace.as_secs(), "publisher gone, session waits");
+pub fn publisher_gone(stream: &LiveStream, epoch: u64, leaving: Leaving) {
+    let (left, grace) = match leaving {
+        Leaving::Unpublished => ("unpublished", stream.settings.grace_unpublished),
+        Leaving::Lost => ("lost", stream.settings.grace),
+    };
+    counter!("steadycast_publisher_ends_total", "reason" => left).increment(1);
+    info!(stream = %stream.name, epoch, left, grace_s = grace.as_secs(), "publisher gone, session waits");
 }
 
-/// A publisher that sent nothing lost its stream.
+/// An encoder asks for a stream that is held; it waits until it is known whether the holder lives.
+pub fn publish_held(stream: &LiveStream) {
+    counter!("steadycast_publishes_held_total").increment(1);
+    debug!(stream = %stream.name, "another encoder asks for the stream");
+}
+
+/// A publisher lost its stream.
 pub fn publisher_evicted(stream: &LiveStream, epoch: u64, reason: &'static str) {
     counter!("steadycast_publisher_evictions_total", "reason" => reason).increment(1);
-    warn!(stream = %stream.name, epoch, reason, "publisher sent no media, evicted");
+    warn!(stream = %stream.name, epoch, reason, "publisher evicted");
 }
 
 /// A session is over.
@@ -45,7 +57,8 @@ pub fn publish_refused(peer: SocketAddr, stream: &str, label: &'static str, reas
 }
 
 /// A connection ended.
-pub fn connection_ended(peer: SocketAddr, stream: String, end: &str) {
+pub fn connection_ended(peer: SocketAddr, stream: &str, reason: &'static str, end: &str) {
+    counter!("steadycast_connections_ended_total", "reason" => reason).increment(1);
     debug!(%peer, stream, end, "connection ended");
 }
 
@@ -56,9 +69,9 @@ pub fn connection_failed(reason: &str) {
 }
 
 /// A connection was closed because too many have no stream yet.
-pub fn connection_refused(peer: SocketAddr) {
-    counter!("steadycast_connections_refused_total").increment(1);
-    debug!(%peer, "connection refused: too many without a stream");
+pub fn connection_refused(peer: SocketAddr, reason: &'static str) {
+    counter!("steadycast_connections_refused_total", "reason" => reason).increment(1);
+    debug!(%peer, reason, "connection refused: too many without a stream");
 }
 
 /// Accepting failed.

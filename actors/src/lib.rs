@@ -24,4 +24,4 @@ pub mod watcher;
 pub use authorizer::{Authorizer, Verdict};
 pub use door::{Ask, Denial, Grant};
 pub use fault::Fault;
-pub use vitals::{Vital, Vitals};
+pub use vitals::{Place, Vital, Vitals};

@@ -1,23 +1,24 @@
 //! publisher_lock: who may publish a stream. One holder at a time, and never a dead one (invariant I5).
 
-use crate::door::{Ask, Denial, Grant};
+pub mod claims;
+
+use crate::door::{Ask, Farewell, Grant};
 use crate::fault::Fault;
 use crate::steps::until_step;
-use crate::vitals::{Vital, Vitals};
+use crate::vitals::{Place, Vital, Vitals};
 use crate::{events, session};
+use claims::{Claims, Decision, Graces, Heard, Leaving, Policy};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, DerivedActorRef};
 use std::sync::Arc;
 use std::time::SystemTime;
-use storage::live::{Publisher, wall_ms};
+use storage::live::{Publisher, Replaced, wall_ms};
 use storage::{LiveStream, StreamName};
 use tokio::time::{Duration, Instant};
 
-/// A holder that sends no media for this long loses the stream to another encoder that asks.
-pub const STALE_WHEN_ASKED: Duration = Duration::from_secs(3);
-/// A holder that sends no media for this long loses the stream even if nobody asks.
-pub const STALE: Duration = Duration::from_secs(15);
-/// How often silence and grace are looked at.
+/// How often silence and grace are looked at, ...
 const TICK: Duration = Duration::from_millis(250);
+/// ... and how often while an encoder waits for what comes of it.
+const TICK_WHEN_ASKED: Duration = Duration::from_millis(50);
 /// How long the last playlist of an ended session may take to reach the archive before its tree is closed.
 const ARCHIVE_PATIENCE: Duration = Duration::from_secs(60);
 /// The timeline begins here, milliseconds, so that no composition offset makes a time negative.
@@ -30,8 +31,8 @@ const EPOCH_GAP_MS: i64 = 1_000;
 pub enum Msg {
     /// A session asks to publish.
     Claim(Ask),
-    /// The holder of this epoch has ended, however that came about.
-    HolderEnded(u64),
+    /// The holder of this epoch has ended.
+    HolderEnded(u64, Leaving),
     /// Sent once after each start: the session that lives, if one does, with its epoch.
     Holder(Option<(u64, ActorCell)>),
     /// Time to look at silence and grace.
@@ -71,128 +72,174 @@ impl Actor for PublisherLock {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(TICK, || Msg::Tick);
-        let vital = args.vitals.register(format!("publisher_lock {}", args.stream.name));
-        Ok(State {
-            stream: args.stream,
-            notices: args.notices,
-            holder: None,
-            told_over: false,
-            archive_until: None,
-            vital,
-        })
+        let Args { stream, notices, vitals } = args;
+        let vital = vitals.register("publisher_lock", Place::Stream(stream.name.clone()), myself.get_id(), Some(TICK));
+        Ok(State::new(stream, notices, vital))
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         let now = Instant::now();
+        let _busy = state.vital.enter(msg.name());
         match msg {
-            Msg::Claim(ask) => {
-                let _busy = state.vital.enter("Claim");
-                let answer = state.claim(&myself, ask.session.get_cell(), now, SystemTime::now());
-                ask.answer(answer);
-            }
-            Msg::HolderEnded(epoch) => state.holder_ended(epoch, now),
-            Msg::Holder(holder) => state.reconcile(holder, now),
+            Msg::Claim(ask) => state.claim(&myself, ask, now)?,
+            Msg::HolderEnded(epoch, leaving) => state.holder_ended(&myself, epoch, leaving, now)?,
+            Msg::Holder(holder) => state.reconcile(&myself, holder, now)?,
             Msg::Tick => {
-                let _busy = state.vital.enter("Tick");
-                myself.send_after(until_step(TICK), || Msg::Tick);
-                state.tick(now);
+                state.tick(&myself, now)?;
+                let tick = if state.claims.is_asked() { TICK_WHEN_ASKED } else { TICK };
+                myself.send_after(until_step(tick), || Msg::Tick);
             }
-            Msg::Fail(fault) => {
-                let _busy = state.vital.enter("Fail");
-                fault.strike()?;
-            }
+            Msg::Fail(fault) => fault.strike()?,
         }
         Ok(())
     }
 }
 
-/// The lock's state. What must outlive it is in the stream: its publisher and the last epoch.
+impl Msg {
+    fn name(&self) -> &'static str {
+        match self {
+            Msg::Claim(_) => "Claim",
+            Msg::HolderEnded(..) => "HolderEnded",
+            Msg::Holder(_) => "Holder",
+            Msg::Tick => "Tick",
+            Msg::Fail(_) => "Fail",
+        }
+    }
+}
+
+/// The lock's state. What must outlive it is in the stream: its publisher and the last epoch. Those who wait ask again.
 pub struct State {
     stream: Arc<LiveStream>,
     notices: DerivedActorRef<Notice>,
-    holder: Option<(u64, ActorCell)>,
+    /// Its number: a lock that was replaced decides nothing.
+    number: u64,
+    claims: Claims<Ask>,
+    holder: Option<(u64, ActorRef<session::Msg>)>,
     told_over: bool,
     archive_until: Option<Instant>,
     vital: Arc<Vital>,
 }
 
 impl State {
-    /// Gives the stream to a session, or says why not. The claim is atomic: one message at a time.
-    fn claim(
-        &mut self,
-        myself: &ActorRef<Msg>,
-        session: ActorCell,
-        now: Instant,
-        wall: SystemTime,
-    ) -> Result<Grant, Denial> {
-        match self.stream.publisher() {
-            Publisher::Free | Publisher::Grace { .. } => {}
-            Publisher::Held { epoch, .. } if self.silence(now) >= STALE_WHEN_ASKED => self.evict(epoch, "stale", now),
-            Publisher::Held { .. } => return Err(Denial::Taken),
-            Publisher::Ended => return Err(Denial::Closing),
-        }
-        let epoch = self.stream.next_epoch();
-        let age = i64::try_from(self.stream.age(now).as_millis()).unwrap_or(i64::MAX / 1_000_000);
-        let after_last = self.stream.log.last_dts() / media::sample::TICKS_PER_MS + EPOCH_GAP_MS;
-        let start_ms = (TIMELINE_START_MS + age).max(after_last);
-        self.stream.log.open_epoch(epoch, wall_ms(wall) - start_ms, now);
-        self.stream.set_publisher(Publisher::Held { epoch, since: now });
-        self.holder = Some((epoch, session.clone()));
-        // Told before the session is: it is linked in before it can publish anything.
-        self.notify(Notice::Granted(epoch, session));
-        events::publisher_granted(&self.stream, epoch);
-        Ok(Grant { stream: self.stream.clone(), epoch, start_ms, lock: myself.clone() })
+    fn new(stream: Arc<LiveStream>, notices: DerivedActorRef<Notice>, vital: Arc<Vital>) -> Self {
+        let number = stream.next_lock();
+        let settings = stream.settings;
+        let policy = if settings.takeover { Policy::Takeover } else { Policy::Hold };
+        let graces = Graces { unpublished: settings.grace_unpublished, lost: settings.grace };
+        let claims = Claims::resuming(policy, graces, stream.publisher(), stream.epoch());
+        Self { stream, notices, number, claims, holder: None, told_over: false, archive_until: None, vital }
     }
 
-    /// Starts the grace period, if the stream is still this epoch's.
-    fn holder_ended(&mut self, epoch: u64, now: Instant) {
-        if !matches!(self.stream.publisher(), Publisher::Held { epoch: held, .. } if held == epoch) {
-            return;
+    /// A session asks. The claim is atomic: one message at a time.
+    fn claim(&mut self, myself: &ActorRef<Msg>, ask: Ask, now: Instant) -> Result<(), Replaced> {
+        if self.holder.as_ref().is_some_and(|(_, holder)| holder.get_id() == ask.session.get_id()) {
+            // It asked again before it had read that the stream is its own.
+            return Ok(());
         }
-        self.holder = None;
-        self.stream.log.close_epoch(epoch);
-        self.stream.set_publisher(Publisher::Grace { until: now + self.stream.settings.grace });
-        events::publisher_lost(&self.stream, epoch);
-        if self.stream.log.last_dts() == 0 && !self.stream.window.snapshot().has_playlist() {
-            // It never sent anything that could be packaged: there is no show to wait for.
-            self.end();
+        let (since, was_asked) = (ask.since, self.claims.is_asked());
+        let decisions = self.claims.claim(ask, since, self.heard(now), now);
+        if !was_asked && self.claims.is_asked() {
+            events::publish_held(&self.stream);
+            myself.send_after(TICK_WHEN_ASKED, || Msg::Tick);
         }
+        self.carry_out(myself, decisions, now)
+    }
+
+    fn holder_ended(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        epoch: u64,
+        leaving: Leaving,
+        now: Instant,
+    ) -> Result<(), Replaced> {
+        let decisions = self.claims.ended(epoch, leaving, now);
+        self.carry_out(myself, decisions, now)
     }
 
     /// After a start: what the stream says and who lives must agree. A claim may have come first; what
     /// this lock granted itself, it knows better than the supervisor did when it sent this.
-    fn reconcile(&mut self, holder: Option<(u64, ActorCell)>, now: Instant) {
+    fn reconcile(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        holder: Option<(u64, ActorCell)>,
+        now: Instant,
+    ) -> Result<(), Replaced> {
         if self.holder.is_some() {
-            return;
+            return Ok(());
         }
-        let held = if let Publisher::Held { epoch, .. } = self.stream.publisher() { Some(epoch) } else { None };
+        let held = if let Publisher::Held { epoch, .. } = self.claims.publisher() { Some(epoch) } else { None };
         match (held, holder) {
-            (Some(epoch), Some((alive, session))) if epoch == alive => self.holder = Some((alive, session)),
-            (Some(epoch), _) => self.holder_ended(epoch, now),
+            (Some(epoch), Some((alive, session))) if epoch == alive => self.holder = Some((alive, session.into())),
+            (Some(epoch), _) => self.holder_ended(myself, epoch, Leaving::Lost, now)?,
             (None, Some((_, session))) => session.stop(Some("it does not hold the stream".to_owned())),
             (None, None) => {}
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, myself: &ActorRef<Msg>, now: Instant) -> Result<(), Replaced> {
+        let decisions = self.claims.look(self.heard(now), now);
+        self.carry_out(myself, decisions, now)?;
+        if self.claims.publisher() == Publisher::Ended && !self.told_over && self.is_over(now) {
+            self.told_over = true;
+            self.notify(Notice::Over(self.stream.name.clone()));
+        }
+        Ok(())
+    }
+
+    /// Does what was decided; first of all it is said who publishes, so that a lock that was replaced does nothing.
+    fn carry_out(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        decisions: Vec<Decision<Ask>>,
+        now: Instant,
+    ) -> Result<(), Replaced> {
+        if decisions.is_empty() {
+            return Ok(());
+        }
+        self.stream.decide(self.number, self.claims.publisher(), self.claims.epoch())?;
+        for decision in decisions {
+            match decision {
+                Decision::Evict(epoch, reason) => self.evict(epoch, reason),
+                Decision::Close(epoch, leaving) => self.close(epoch, leaving),
+                Decision::Grant(ask, epoch) => self.grant(myself, &ask, epoch, now),
+                Decision::Refuse(ask, denial) => ask.answer(Err(denial)),
+                Decision::End => self.end(),
+            }
+        }
+        Ok(())
+    }
+
+    fn grant(&mut self, myself: &ActorRef<Msg>, ask: &Ask, epoch: u64, now: Instant) {
+        let age = i64::try_from(self.stream.age(now).as_millis()).unwrap_or(i64::MAX / 1_000_000);
+        let after_last = self.stream.log.last_dts() / media::sample::TICKS_PER_MS + EPOCH_GAP_MS;
+        let start_ms = (TIMELINE_START_MS + age).max(after_last);
+        self.stream.log.open_epoch(epoch, wall_ms(SystemTime::now()) - start_ms, now);
+        self.holder = Some((epoch, ask.session.clone()));
+        // Told before the session is: it is linked in before it can publish anything.
+        self.notify(Notice::Granted(epoch, ask.session.get_cell()));
+        events::publisher_granted(&self.stream, epoch);
+        ask.answer(Ok(Grant { stream: self.stream.clone(), epoch, start_ms, lock: myself.clone() }));
+    }
+
+    /// What the holder left is to be published.
+    fn close(&mut self, epoch: u64, leaving: Leaving) {
+        self.holder = None;
+        self.stream.log.close_epoch(epoch);
+        events::publisher_gone(&self.stream, epoch, leaving);
+        let waits = matches!(self.claims.publisher(), Publisher::Grace { .. });
+        if waits && self.stream.log.last_dts() == 0 && !self.stream.window.snapshot().has_playlist() {
+            // It never sent anything that could be packaged: there is no show to wait for.
+            self.claims.end();
+            if self.stream.decide(self.number, Publisher::Ended, self.claims.epoch()).is_ok() {
+                self.end();
+            }
         }
     }
 
     fn end(&mut self) {
         self.stream.log.end();
-        self.stream.set_publisher(Publisher::Ended);
         events::session_ended(&self.stream);
-    }
-
-    fn tick(&mut self, now: Instant) {
-        match self.stream.publisher() {
-            Publisher::Free => {}
-            Publisher::Held { epoch, .. } if self.silence(now) >= STALE => self.evict(epoch, "silent", now),
-            Publisher::Held { .. } => {}
-            Publisher::Grace { until } if now >= until => self.end(),
-            Publisher::Grace { .. } => {}
-            Publisher::Ended if !self.told_over && self.is_over(now) => {
-                self.told_over = true;
-                self.notify(Notice::Over(self.stream.name.clone()));
-            }
-            Publisher::Ended => {}
-        }
     }
 
     /// Whether nothing is left to do: the last playlist is published and archived, or storage had its time.
@@ -205,17 +252,19 @@ impl State {
         snapshot.ended && (archived && recorded || now >= patience)
     }
 
-    /// Takes the stream from a holder that sends nothing.
-    fn evict(&mut self, epoch: u64, reason: &'static str, now: Instant) {
+    /// Takes the stream from its holder, who is told why if it still listens.
+    fn evict(&mut self, epoch: u64, reason: &'static str) {
         if let Some((_, session)) = self.holder.take() {
-            session.stop(Some(session::EVICTED.to_owned()));
+            let farewell = if reason == "takeover" { Farewell::TakenOver } else { Farewell::Silent };
+            // One that has ended needs no farewell.
+            let _ = session.send_message(session::Msg::Leave(farewell));
         }
         events::publisher_evicted(&self.stream, epoch, reason);
-        self.holder_ended(epoch, now);
     }
 
-    fn silence(&self, now: Instant) -> Duration {
-        self.stream.log.last_media().map_or(Duration::ZERO, |last| now.saturating_duration_since(last))
+    fn heard(&self, now: Instant) -> Heard {
+        let (media, read) = self.stream.log.last_heard();
+        Heard { media, read: read.unwrap_or(now) }
     }
 
     fn notify(&self, notice: Notice) {

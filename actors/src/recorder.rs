@@ -7,7 +7,7 @@ use crate::events;
 use crate::fault::Fault;
 use crate::operations::{Answer, Operations, Turn};
 use crate::steps::until_step;
-use crate::vitals::{Vital, Vitals};
+use crate::vitals::{Place, Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::io;
 use std::sync::Arc;
@@ -74,7 +74,8 @@ impl Actor for Recorder {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(Duration::ZERO, || Msg::Tick);
-        let vital = args.vitals.register(format!("recorder {}", args.stream.name));
+        let vital =
+            args.vitals.register("recorder", Place::Stream(args.stream.name.clone()), myself.get_id(), Some(TICK));
         let Args { stream, recordings, disk, is_last, .. } = args;
         Ok(State {
             stream,

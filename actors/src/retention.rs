@@ -3,7 +3,7 @@
 use crate::events;
 use crate::fault::Fault;
 use crate::operations::{Answer, Operations, Turn};
-use crate::vitals::{Vital, Vitals};
+use crate::vitals::{Place, Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::io;
 use std::sync::Arc;
@@ -50,7 +50,11 @@ impl Actor for Retention {
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(Duration::ZERO, || Msg::Tick);
         let archives = args.mounts.all().map(|mount| (mount.clone(), Operations::on(mount.disk.clone()))).collect();
-        Ok(State { archives, limits: args.limits, vital: args.vitals.register("retention".to_owned()) })
+        Ok(State {
+            archives,
+            limits: args.limits,
+            vital: args.vitals.register("retention", Place::Root, myself.get_id(), Some(TICK)),
+        })
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {

@@ -4,10 +4,10 @@
 
 use crate::events;
 use crate::fault::Fault;
-use crate::vitals::{Vital, Vitals};
+use crate::vitals::{Place, Vital, Vitals};
 use media::Packager;
 use media::packager::Output;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
 use std::sync::Arc;
 use storage::LiveStream;
 use storage::continuity::{Record, Records};
@@ -56,7 +56,7 @@ impl Actor for Segmenter {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(Duration::ZERO, || Msg::Pump);
-        Ok(State::resuming(args))
+        Ok(State::resuming(args, myself.get_id()))
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -94,7 +94,7 @@ pub struct State {
 
 impl State {
     /// Goes on where the published window ends.
-    pub fn resuming(args: Args) -> Self {
+    pub fn resuming(args: Args, id: ActorId) -> Self {
         let stream = args.stream;
         let snapshot = stream.window.snapshot();
         let (packager, position) = match &snapshot.resume {
@@ -102,7 +102,8 @@ impl State {
             None => (snapshot.packager(stream.settings.packaging), 0),
         };
         let poison = stream.trial.failed_at().filter(|(_, failures)| *failures >= SKIP_AFTER);
-        let vital = args.vitals.register(format!("segmenter {}", stream.name));
+        let place = Place::Stream(stream.name.clone());
+        let vital = args.vitals.register("segmenter", place, id, Some(WAIT_SLICE));
         Self { stream, records: args.records, packager, position, poison, vital }
     }
 
@@ -162,10 +163,12 @@ impl State {
         let resume = Resume { packager: self.packager.clone(), position: self.position };
         let before = self.stream.window.snapshot();
         let next = before.next(segments, end, self.stream.settings.window, Some(resume), now);
-        if let Err(error) = self.records.write(&Record::of(&self.stream, &next)) {
-            events::record_failed(&self.stream, &error);
-        }
-        self.stream.window.publish(&before, next)?;
+        let record = Record::of(&self.stream, &next);
+        self.stream.window.publish_after(&before, next, || {
+            if let Err(error) = self.records.write(&record) {
+                events::record_failed(&self.stream, &error);
+            }
+        })?;
         self.stream.log.release(self.position);
         let first = before.listed.is_empty();
         for (n, segment) in published.iter().enumerate() {
@@ -189,7 +192,7 @@ mod tests {
     fn args() -> (TempDir, Args) {
         let directory = tempfile::tempdir().expect("temporary directory");
         let packaging = Settings { container: Container::Cmaf, target_duration: 2 };
-        let settings = LiveSettings { packaging, window: 6, grace: Duration::ZERO, record: false, spool_bytes: 0 };
+        let settings = LiveSettings { packaging, ..LiveSettings::default() };
         let name = StreamName::new("live", "show").expect("valid name");
         let snapshot = Snapshot::starting_at(Numbers { media_sequence: 7, discontinuity_sequence: 7 });
         let stream = LiveStream::new(name, settings, Session::beginning_at(0), snapshot, 0);
@@ -219,7 +222,7 @@ mod tests {
     /// A segmenter dies at `position`; its successor starts.
     fn dies_at(args: &Args, position: u64) -> State {
         args.stream.trial.begin(position);
-        State::resuming(args.clone())
+        State::resuming(args.clone(), ActorId::Local(0))
     }
 
     #[test]

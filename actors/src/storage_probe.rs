@@ -3,7 +3,7 @@
 
 use crate::events;
 use crate::fault::Fault;
-use crate::vitals::{Vital, Vitals};
+use crate::vitals::{Place, Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::io;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl Actor for StorageProbe {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(Duration::ZERO, || Msg::Tick);
-        let vital = args.vitals.register("storage_probe".to_owned());
+        let vital = args.vitals.register("storage_probe", Place::Root, myself.get_id(), Some(TICK));
         let now = Instant::now();
         Ok(State { probed: args.mounts.all().map(|mount| Probed::new(mount.clone(), now)).collect(), vital })
     }

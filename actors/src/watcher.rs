@@ -2,7 +2,7 @@
 
 use crate::events;
 use crate::fault::Fault;
-use crate::vitals::{Vital, Vitals};
+use crate::vitals::{Place, Vital, Vitals};
 use memory::Content;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::BTreeMap;
@@ -71,7 +71,8 @@ impl Actor for Watcher {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(CHECK, || Msg::Check);
-        let vital = args.vitals.register(format!("watcher {}", args.stream.name));
+        let vital =
+            args.vitals.register("watcher", Place::Stream(args.stream.name.clone()), myself.get_id(), Some(CHECK));
         let Args { stream, mount, registry, .. } = args;
         let hinted = Arc::new(AtomicBool::new(false));
         let (listener, pending) = (myself.clone(), hinted.clone());

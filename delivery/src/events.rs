@@ -17,8 +17,8 @@ pub fn connections(count: usize) {
 }
 
 /// A connection was closed because there are too many.
-pub fn connection_refused() {
-    counter!("steadycast_http_connections_refused_total").increment(1);
+pub fn connection_refused(reason: &'static str) {
+    counter!("steadycast_http_connections_refused_total", "reason" => reason).increment(1);
 }
 
 /// Accepting failed.

@@ -5,7 +5,10 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -13,6 +16,8 @@ use tokio::time::{Duration, sleep, timeout};
 
 /// Connections at once, by default: a descriptor each, and some 20 kB.
 pub const MAX_CONNECTIONS: usize = 20_000;
+/// Of those, from one address: that of a proxy, say, before all viewers. The rest is left for others.
+pub const MAX_PER_ADDRESS: usize = 10_000;
 /// From the first byte of a request, or the end of the last one, to the end of its header.
 const HEADER_DEADLINE: Duration = Duration::from_secs(30);
 /// How long sent data may stay unacknowledged, or unsent because the viewer does not read.
@@ -27,30 +32,49 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 pub struct Limits {
     /// Connections at once; a further one is closed.
     pub connections: usize,
+    /// Of those, from one address.
+    pub per_address: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: MAX_CONNECTIONS }
+        Self { connections: MAX_CONNECTIONS, per_address: MAX_PER_ADDRESS }
     }
 }
 
 /// Serves until `shutdown` completes, then lets connections finish what they are sending.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: impl Future<Output = ()>) {
     let mut connections = JoinSet::new();
+    let mut addresses: HashMap<IpAddr, usize> = HashMap::new();
     let mut shutdown = pin!(shutdown);
     let mut failing = false;
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            Some(_) = connections.join_next() => events::connections(connections.len()),
+            Some(ended) = connections.join_next() => {
+                // One that panicked keeps its place in the count of its address, which is one of many.
+                if let Ok(address) = ended {
+                    left(&mut addresses, address);
+                }
+                events::connections(connections.len());
+            }
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) if connections.len() < limits.connections => {
+                Ok((socket, peer)) if connections.len() < limits.connections => {
                     failing = false;
-                    connections.spawn(connection(socket, router.clone()));
+                    let from = addresses.entry(peer.ip()).or_default();
+                    if *from == limits.per_address {
+                        events::connection_refused("address");
+                        continue;
+                    }
+                    *from += 1;
+                    let router = router.clone();
+                    connections.spawn(async move {
+                        connection(socket, router).await;
+                        peer.ip()
+                    });
                     events::connections(connections.len());
                 }
-                Ok(_) => events::connection_refused(),
+                Ok(_) => events::connection_refused("total"),
                 Err(error) => {
                     // Logged once, until accepting works again.
                     if !std::mem::replace(&mut failing, true) {
@@ -64,6 +88,15 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     let drained = async { while connections.join_next().await.is_some() {} };
     // What is not done by then is cut by dropping it.
     let _ = timeout(DRAIN_DEADLINE, drained).await;
+}
+
+fn left(addresses: &mut HashMap<IpAddr, usize>, address: IpAddr) {
+    if let Entry::Occupied(mut count) = addresses.entry(address) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
+    }
 }
 
 /// One viewer. Whatever goes wrong here is between us and this viewer.

@@ -17,6 +17,10 @@ const UPHEAVALS: i64 = 16;
 /// and ends a segment early; without a bound a publisher could have a segment a frame.
 const UPHEAVAL_PERIOD_MS: i64 = 5_000;
 
+/// How long a publisher may send nothing that can be decoded, milliseconds of its media: no key frame comes later than
+/// this from an encoder that means to be seen.
+const UNDECODABLE_MS: i64 = 60_000;
+
 /// One publisher's clock and current configurations.
 #[derive(Debug)]
 pub struct Intake {
@@ -25,12 +29,21 @@ pub struct Intake {
     audio: Option<Arc<AacConfig>>,
     start_ms: i64,
     upheavals: i64,
+    /// Something came that can be decoded.
+    is_decodable: bool,
 }
 
 impl Intake {
     /// An intake whose first sample falls at `start_ms` of the stream's timeline.
     pub fn starting_at(start_ms: i64) -> Self {
-        Self { timeline: Timeline::starting_at(start_ms), video: None, audio: None, start_ms, upheavals: 0 }
+        Self {
+            timeline: Timeline::starting_at(start_ms),
+            video: None,
+            audio: None,
+            start_ms,
+            upheavals: 0,
+            is_decodable: false,
+        }
     }
 
     /// Takes the body of a video message.
@@ -85,6 +98,15 @@ impl Intake {
         entries: &mut Vec<Entry>,
     ) -> Result<(), CodecError> {
         let placed = self.timeline.place(kind, timestamp);
+        self.is_decodable |= match kind {
+            TrackKind::Video => random_access && self.video.is_some(),
+            TrackKind::Audio => self.audio.is_some(),
+        };
+        if !self.is_decodable && placed.dts / TICKS_PER_MS - self.start_ms > UNDECODABLE_MS {
+            return Err(CodecError::Malformed(
+                "media: nothing in its first minute can be decoded, for want of a key frame or of a sequence header",
+            ));
+        }
         if placed.jumped {
             entries.push(Entry::Discontinuity);
             self.upheaval()?;
@@ -137,6 +159,19 @@ mod tests {
         let mut jumps = (0..1000u32).map(|n| intake.audio(n.wrapping_mul(77_777), &frame, &mut entries));
         assert!(jumps.any(|taken| taken.is_err()));
         assert!(entries.len() < 100);
+    }
+
+    #[test]
+    fn a_publication_without_any_key_frame_ends_and_one_with_audio_goes_on() {
+        let (mut intake, mut entries) = (Intake::starting_at(0), Vec::new());
+        let frame = Bytes::from_static(&[0x27, 1, 0, 0, 0, 7]);
+        intake.video(0, &header(), &mut entries).expect("valid header");
+        let mut frames = (0..3000u32).map(|n| intake.video(n * 40, &frame, &mut entries));
+        assert_eq!(frames.position(|taken| taken.is_err()), Some(1501));
+        let (mut intake, mut entries) = (Intake::starting_at(0), Vec::new());
+        intake.audio(0, &Bytes::from_static(&[0xAF, 0, 0x11, 0x90]), &mut entries).expect("valid header");
+        intake.audio(0, &Bytes::from_static(&[0xAF, 1, 5]), &mut entries).expect("valid frame");
+        assert!((0..3000u32).all(|n| intake.video(n * 40, &frame, &mut entries).is_ok()));
     }
 
     #[test]

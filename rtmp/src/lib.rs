@@ -7,8 +7,10 @@ mod aggregate;
 pub mod amf0;
 pub mod chunk;
 mod command;
+pub mod event;
 pub mod session;
 mod writer;
 
 pub use chunk::{ChunkError, ChunkReader, Message};
-pub use session::{Event, PublishRequest, Refusal, ServerSession, SessionError};
+pub use event::{Event, PublishRequest, Refusal};
+pub use session::{ServerSession, SessionError};

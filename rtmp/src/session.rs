@@ -8,6 +8,7 @@ use crate::aggregate;
 use crate::amf0::{self, Amf0Error, Value};
 use crate::chunk::{ChunkError, ChunkReader, Message};
 use crate::command::{Command, Connect, split_query};
+use crate::event::{Event, PublishRequest, Refusal};
 use crate::writer::{Writer, info};
 use bytes::Bytes;
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
@@ -22,55 +23,6 @@ pub const MAX_MESSAGE_STREAMS: u32 = 8;
 const MAX_MESSAGE: usize = 0xFF_FFFF;
 /// Characters of a peer's text that we quote back.
 const MAX_QUOTED: usize = 200;
-
-/// What a peer did that the server must act on.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// The peer asks to publish; answer with [`ServerSession::accept`] or [`ServerSession::refuse`].
-    Publish(PublishRequest),
-    /// The publisher ended its publication by a command.
-    Unpublish,
-    /// The `connect` was rejected; nothing more is read.
-    Rejected,
-    /// `onMetaData` of the publisher.
-    Metadata(Value),
-    /// An audio message: one FLV audio tag body.
-    Audio {
-        /// Milliseconds, wrapping at 2^32.
-        timestamp: u32,
-        /// FLV AudioTagHeader and data.
-        payload: Bytes,
-    },
-    /// A video message: one FLV video tag body.
-    Video {
-        /// Milliseconds, wrapping at 2^32.
-        timestamp: u32,
-        /// FLV VideoTagHeader and data.
-        payload: Bytes,
-    },
-}
-
-/// A request to publish, with the queries taken off its names.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PublishRequest {
-    /// Application, as in `rtmp://host/app/name`.
-    pub app: String,
-    /// Publishing name without its query.
-    pub name: String,
-    /// Parameters of the queries on name and application, the name's first.
-    pub parameters: Vec<(String, String)>,
-    /// URL the encoder was given, for logs of refusals; never trusted.
-    pub tc_url: String,
-}
-
-/// How a `publish` is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The name cannot be used now: taken, or not a valid name (`NetStream.Publish.BadName`).
-    BadName,
-    /// The peer may not publish here (`NetStream.Publish.Denied`).
-    Denied,
-}
 
 /// Why a connection must end; always the peer's mistake.
 #[derive(Debug, Error)]
@@ -117,6 +69,8 @@ pub struct ServerSession {
     received: u32,
     acknowledged: u32,
     window: u32,
+    /// Messages since they were last asked for.
+    messages: u64,
 }
 
 impl Default for ServerSession {
@@ -131,6 +85,7 @@ impl Default for ServerSession {
             received: 0,
             acknowledged: 0,
             window: DEFAULT_WINDOW,
+            messages: 0,
         }
     }
 }
@@ -157,9 +112,15 @@ impl ServerSession {
             let message = self.chunks.next(&mut rest)?;
             self.count_received(before - rest.len());
             let Some(message) = message else { break };
+            self.messages += 1;
             self.message(message, events)?;
         }
         Ok(input.len() - rest.len())
+    }
+
+    /// How many messages came since the last call, of whatever type.
+    pub fn take_messages(&mut self) -> u64 {
+        std::mem::take(&mut self.messages)
     }
 
     /// Bytes to be sent to the peer, in order.
@@ -185,6 +146,14 @@ impl ServerSession {
         };
         if let Phase::Asking(stream) | Phase::Publishing(stream) = self.phase {
             self.writer.status("onStatus", stream, "error", code, reason);
+        }
+        self.phase = Phase::Over;
+    }
+
+    /// Ends an accepted `publish`, or one that waits, from our side; no fault of the peer's.
+    pub fn finish(&mut self, reason: &str) {
+        if let Phase::Asking(stream) | Phase::Publishing(stream) = self.phase {
+            self.writer.status("onStatus", stream, "status", "NetStream.Unpublish.Success", reason);
         }
         self.phase = Phase::Over;
     }

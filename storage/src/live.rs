@@ -8,10 +8,11 @@ use crate::snapshot::Snapshot;
 use crate::spool::Spool;
 use crate::window::Window;
 use arc_swap::ArcSwap;
+use media::Container;
 use media::packager::Settings;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -39,7 +40,7 @@ impl Session {
 }
 
 /// Who publishes. Written by `publisher_lock` only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Publisher {
     /// Nobody has yet.
     Free,
@@ -66,12 +67,46 @@ pub struct LiveSettings {
     pub packaging: Settings,
     /// Segments in the live playlist.
     pub window: usize,
-    /// How long a session waits for its publisher to come back.
+    /// How long a session waits for a publisher that was lost.
     pub grace: Duration,
+    /// How long it waits for one that ended its publication itself.
+    pub grace_unpublished: Duration,
+    /// The newest publisher wins; otherwise the one that holds the stream, while it sends.
+    pub takeover: bool,
     /// Whether sessions are recorded.
     pub record: bool,
     /// Bytes a stream may hold for its recording while storage does not take them.
     pub spool_bytes: usize,
+}
+
+impl Default for LiveSettings {
+    fn default() -> Self {
+        Self {
+            packaging: Settings { container: Container::Cmaf, target_duration: 2 },
+            window: 6,
+            grace: Duration::from_secs(30),
+            grace_unpublished: Duration::from_secs(30),
+            takeover: false,
+            record: false,
+            spool_bytes: 0,
+        }
+    }
+}
+
+/// Limits and formats of all streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamSettings {
+    /// Of every stream.
+    pub all: LiveSettings,
+    /// Applications in which the newest publisher wins.
+    pub takeover: Arc<BTreeSet<String>>,
+}
+
+impl StreamSettings {
+    /// Those of one stream.
+    pub fn of(&self, name: &StreamName) -> LiveSettings {
+        LiveSettings { takeover: self.takeover.contains(name.app()), ..self.all }
+    }
 }
 
 /// A position that made a segmenter fail, and how often.
@@ -146,11 +181,24 @@ pub struct LiveStream {
     pub spool: Spool,
     /// What operators see of it.
     pub stats: Stats,
-    publisher: ArcSwap<Publisher>,
-    /// The last epoch that was given out.
-    epoch: AtomicU64,
+    claimed: Mutex<Claimed>,
     opened: Instant,
 }
+
+/// What a lock leaves to its successor.
+#[derive(Debug)]
+struct Claimed {
+    publisher: Publisher,
+    /// The last epoch that was given out.
+    epoch: u64,
+    /// Which lock decides: counts those that have started.
+    lock: u64,
+}
+
+/// Another lock decides by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("this publisher lock was replaced")]
+pub struct Replaced;
 
 impl LiveStream {
     /// A stream whose window goes on from `snapshot` and whose epochs go on after `epoch`.
@@ -173,30 +221,46 @@ impl LiveStream {
             ledger: Ledger::default(),
             spool: Spool::starting_at(first),
             stats: Stats::default(),
-            publisher: ArcSwap::from_pointee(Publisher::Free),
-            epoch: AtomicU64::new(epoch),
+            claimed: Mutex::new(Claimed { publisher: Publisher::Free, epoch, lock: 0 }),
             opened: Instant::now(),
         })
     }
 
     /// Who publishes.
     pub fn publisher(&self) -> Publisher {
-        **self.publisher.load()
+        self.claimed().publisher
     }
 
-    /// Says who publishes. Only `publisher_lock` calls this, once the stream has a tree.
+    /// Says who publishes, before the stream has a tree; then its lock does, by [`LiveStream::decide`].
     pub fn set_publisher(&self, publisher: Publisher) {
-        self.publisher.store(Arc::new(publisher));
+        self.claimed().publisher = publisher;
     }
 
     /// The last epoch given out.
     pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+        self.claimed().epoch
     }
 
-    /// Gives out the next epoch. Only `publisher_lock` calls this.
-    pub fn next_epoch(&self) -> u64 {
-        self.epoch.fetch_add(1, Ordering::AcqRel) + 1
+    /// A lock starts: those before it decide nothing any more. Its number.
+    pub fn next_lock(&self) -> u64 {
+        let mut claimed = self.claimed();
+        claimed.lock += 1;
+        claimed.lock
+    }
+
+    /// What the lock of this number has decided: a lock that was stuck, and replaced, must not decide when it wakes.
+    pub fn decide(&self, lock: u64, publisher: Publisher, epoch: u64) -> Result<(), Replaced> {
+        let mut claimed = self.claimed();
+        if claimed.lock != lock {
+            return Err(Replaced);
+        }
+        (claimed.publisher, claimed.epoch) = (publisher, epoch);
+        Ok(())
+    }
+
+    /// Critical sections only copy.
+    fn claimed(&self) -> MutexGuard<'_, Claimed> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Time since the stream was opened in this process.
@@ -308,12 +372,9 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use media::Container;
 
     fn stream(name: &str) -> Arc<LiveStream> {
-        let packaging = Settings { container: Container::Cmaf, target_duration: 2 };
-        let settings =
-            LiveSettings { packaging, window: 6, grace: Duration::from_secs(30), record: false, spool_bytes: 0 };
+        let settings = LiveSettings::default();
         let name = StreamName::new("live", name).expect("valid name");
         LiveStream::new(name, settings, Session::beginning_at(1), Snapshot::default(), 0)
     }

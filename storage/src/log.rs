@@ -49,8 +49,12 @@ struct Ring {
     epoch: u64,
     /// What was in force before the first entry held.
     before: InForce,
+    /// The last epoch that was opened.
+    opened: u64,
     last_dts: i64,
     last_media: Option<Instant>,
+    /// When the publisher's socket was last read.
+    last_read: Option<Instant>,
 }
 
 /// Latest epoch and configurations, for a cursor that lost its place.
@@ -88,11 +92,14 @@ impl InForce {
 }
 
 impl SampleLog {
-    /// Opens an epoch: from here on only its writer is heard.
+    /// Opens an epoch: from here on only its writer is heard. One that is older than another that was opened is not.
     pub fn open_epoch(&self, epoch: u64, wall_ms_at_zero: i64, now: Instant) {
         let mut ring = self.lock();
-        ring.epoch = epoch;
-        ring.last_media = Some(now);
+        if epoch <= ring.opened {
+            return;
+        }
+        (ring.epoch, ring.opened) = (epoch, epoch);
+        (ring.last_media, ring.last_read) = (None, Some(now));
         ring.push(Entry::Epoch { epoch, wall_ms_at_zero });
         drop(ring);
         self.added.notify_one();
@@ -131,9 +138,18 @@ impl SampleLog {
             }
             ring.push(entry);
         }
+        ring.last_read = Some(now);
         drop(ring);
         self.added.notify_one();
         Ok(())
+    }
+
+    /// The publisher's socket was read, and nothing of its media was in it.
+    pub fn looked(&self, epoch: u64, now: Instant) {
+        let mut ring = self.lock();
+        if ring.epoch == epoch {
+            ring.last_read = Some(now);
+        }
     }
 
     /// Waits until something was added since the last wait ended: for the one reader. The caller sets the deadline.
@@ -166,9 +182,10 @@ impl SampleLog {
         self.lock().last_dts
     }
 
-    /// When the publisher last sent media, or was granted the stream.
-    pub fn last_media(&self) -> Option<Instant> {
-        self.lock().last_media
+    /// When the publisher last sent media, if it has, and when its socket was last read.
+    pub fn last_heard(&self) -> (Option<Instant>, Option<Instant>) {
+        let ring = self.lock();
+        (ring.last_media, ring.last_read)
     }
 
     /// Payload bytes held.

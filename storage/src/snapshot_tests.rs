@@ -46,8 +46,7 @@ pub(crate) fn published_window(segments: u64) -> (Arc<LiveStream>, Snapshot) {
         );
     }
     let packaging = Settings { container: Container::Cmaf, target_duration: 2 };
-    let settings =
-        LiveSettings { packaging, window: WINDOW, grace: Duration::from_secs(30), record: false, spool_bytes: 0 };
+    let settings = LiveSettings { packaging, window: WINDOW, ..LiveSettings::default() };
     let name = StreamName::new("live", "show").expect("valid name");
     (LiveStream::new(name, settings, Session::beginning_at(5), Snapshot::default(), 3), snapshot)
 }

@@ -2,7 +2,7 @@
 
 use crate::snapshot::Snapshot;
 use arc_swap::ArcSwap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -15,13 +15,19 @@ pub struct Superseded;
 #[derive(Debug)]
 pub struct Window {
     current: ArcSwap<Snapshot>,
+    /// Held while a snapshot is published: what is done first is done by nobody who is superseded.
+    publishing: Mutex<()>,
     version: watch::Sender<u64>,
 }
 
 impl Window {
     /// A window that goes on from a snapshot.
     pub fn holding(snapshot: Snapshot) -> Self {
-        Self { version: watch::Sender::new(snapshot.version), current: ArcSwap::from_pointee(snapshot) }
+        Self {
+            version: watch::Sender::new(snapshot.version),
+            current: ArcSwap::from_pointee(snapshot),
+            publishing: Mutex::new(()),
+        }
     }
 
     /// The snapshot in force.
@@ -32,11 +38,23 @@ impl Window {
     /// Publishes what follows `before`, unless something else was published meanwhile: a segmenter that
     /// was given up while it worked must not publish after its successor has begun.
     pub fn publish(&self, before: &Arc<Snapshot>, next: Snapshot) -> Result<(), Superseded> {
-        let version = next.version;
-        let found = self.current.compare_and_swap(before, Arc::new(next));
-        if !Arc::ptr_eq(&found, before) {
+        self.publish_after(before, next, || ())
+    }
+
+    /// The same, with something that is to be done before, and only by who publishes indeed.
+    pub fn publish_after(
+        &self,
+        before: &Arc<Snapshot>,
+        next: Snapshot,
+        first: impl FnOnce(),
+    ) -> Result<(), Superseded> {
+        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&self.current.load(), before) {
             return Err(Superseded);
         }
+        first();
+        let version = next.version;
+        self.current.store(Arc::new(next));
         self.version.send_replace(version);
         Ok(())
     }
@@ -61,7 +79,8 @@ mod tests {
         let before = window.snapshot();
         let next = || before.next(vec![], false, 6, None, Instant::now());
         assert_eq!(window.publish(&before, next()), Ok(()));
-        assert_eq!(window.publish(&before, next()), Err(Superseded));
+        let untouched = || panic!("done by one who is superseded");
+        assert_eq!(window.publish_after(&before, next(), untouched), Err(Superseded));
         assert_eq!(window.snapshot().version, 1);
     }
 }

@@ -96,6 +96,18 @@ impl Children {
         }
     }
 
+    /// Takes a child that makes no progress out of the table, and starts another in its place. It is killed as soon as it
+    /// returns from what it is in; whatever it does until then, it is fenced.
+    pub fn replace(&mut self, id: ActorId) -> Learned {
+        let is_it = |child: &Child| child.running.as_ref().is_some_and(|(running, _)| running.get_id() == id);
+        let Some(index) = self.children.iter().position(is_it) else { return Learned::Nothing };
+        // Its handle would be waited for.
+        if let Some((cell, _)) = self.children[index].running.take() {
+            fell(&cell);
+        }
+        self.ended(index, Ending::Stuck, "it makes no progress")
+    }
+
     /// The running child called `name`.
     pub fn get(&self, name: &str) -> Option<&ActorCell> {
         let child = self.children.iter().find(|child| child.spec.name == name)?;
@@ -155,6 +167,12 @@ pub fn ending_of(event: SupervisionEvent) -> Option<(ActorCell, Ending, String)>
         }
         SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => None,
     }
+}
+
+/// Kills an actor that does not listen, and all below it, who would not hear of it.
+pub fn fell(cell: &ActorCell) {
+    cell.kill();
+    cell.get_children().iter().for_each(fell);
 }
 
 /// Waits for the dead child's state to be dropped, then for the backoff.

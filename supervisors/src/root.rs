@@ -10,7 +10,8 @@ use crate::watchdog::{Pulse, Watchdog};
 use actors::retention::{self, Retention};
 use actors::rtmp_listener::{self, RtmpListener};
 use actors::storage_probe::{self, StorageProbe};
-use actors::{Ask, Authorizer, Denial};
+use actors::vitals::Stuck;
+use actors::{Ask, Authorizer, Denial, Place, Vital};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,10 @@ pub enum Msg {
     Respawn(Respawn),
     /// An actor is to be hit on purpose.
     Strike(Strike),
+    /// An actor makes no progress.
+    Stuck(Stuck),
+    /// The process is being stopped: encoders are to leave, and no others are accepted.
+    Drain,
 }
 
 impl From<Ask> for Msg {
@@ -53,6 +58,8 @@ pub struct Args {
     pub rtmp: Arc<TcpListener>,
     /// Who may publish.
     pub authorizer: Arc<dyn Authorizer>,
+    /// Most a publisher may send, bits per second.
+    pub max_bitrate: u64,
     /// The heartbeat of the actors' runtime.
     pub pulse: Arc<Pulse>,
 }
@@ -69,7 +76,8 @@ impl Actor for Root {
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         let (cell, again) = (myself.get_cell(), myself.clone());
         let respawn = move |respawn| drop(again.send_message(Msg::Respawn(respawn)));
-        Ok(State { children: Children::new("root".to_owned(), cell, INTENSITY, specs(args, &myself), respawn) })
+        let vital = args.environment.vitals.register("root", Place::Root, myself.get_id(), None);
+        Ok(State { children: Children::new("root".to_owned(), cell, INTENSITY, specs(args, &myself), respawn), vital })
     }
 
     async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -77,10 +85,13 @@ impl Actor for Root {
     }
 
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let _busy = state.vital.enter("handle");
         match msg {
             Msg::Ask(ask) => state.ask(ask),
             Msg::Respawn(again) => state.children.respawn(again).await.map_err(GaveUp)?,
             Msg::Strike(blow) => state.strike(blow),
+            Msg::Stuck(stuck) => state.stuck(stuck)?,
+            Msg::Drain => state.drain(),
         }
         Ok(())
     }
@@ -101,16 +112,17 @@ impl Actor for Root {
 /// The children.
 pub struct State {
     children: Children,
+    vital: Arc<Vital>,
 }
 
 /// The children of the root, written once. `streams` first: sessions ask it.
 fn specs(args: Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
-    let Args { environment, rtmp, authorizer, pulse } = args;
+    let Args { environment, rtmp, authorizer, max_bitrate, pulse } = args;
     let vitals = environment.vitals.clone();
     let probe = storage_probe::Args { mounts: environment.mounts.clone(), vitals: vitals.clone() };
     let retention =
         retention::Args { mounts: environment.mounts.clone(), limits: environment.retention, vitals: vitals.clone() };
-    let listener = rtmp_listener::Args { listener: rtmp, authorizer, door: myself.get_derived(), vitals };
+    let listener = rtmp_listener::Args { listener: rtmp, authorizer, door: myself.get_derived(), max_bitrate, vitals };
     vec![
         ChildSpec::new::<Streams>("streams", Restart::Permanent, environment, |_| {}),
         ChildSpec::new::<StorageProbe>("storage_probe", Restart::Permanent, probe, |_| {}),
@@ -139,6 +151,30 @@ impl State {
             self.tell_streams(streams::Msg::Strike(blow));
         } else if let Some(cell) = self.children.get(&blow.child) {
             strike(cell, &blow.child, blow.blow);
+        }
+    }
+
+    /// Each supervisor replaces its own.
+    fn stuck(&mut self, stuck: Stuck) -> Result<(), GaveUp> {
+        match stuck.place {
+            Place::Root => match self.children.replace(stuck.id) {
+                Learned::GiveUp(child) => return Err(GaveUp(child)),
+                Learned::Nothing | Learned::Stranger(..) => {}
+            },
+            Place::Stream(_) => self.tell_streams(streams::Msg::Stuck(stuck)),
+            Place::Connection(_) => self.tell_listener(rtmp_listener::Msg::Stuck(stuck.id)),
+        }
+        Ok(())
+    }
+
+    fn drain(&self) {
+        self.tell_listener(rtmp_listener::Msg::Close);
+        self.tell_streams(streams::Msg::Drain);
+    }
+
+    fn tell_listener(&self, msg: rtmp_listener::Msg) {
+        if let Some(listener) = self.children.get("rtmp_listener") {
+            let _ = listener.send_message(msg);
         }
     }
 }

@@ -22,6 +22,8 @@ pub enum Ending {
     FailedIo,
     /// It was killed, or its task was cancelled.
     Killed,
+    /// It makes no progress, and another one takes its place.
+    Stuck,
     /// It did not start.
     NotStarted,
 }
@@ -34,6 +36,7 @@ impl Ending {
             Ending::Failed => "failed",
             Ending::FailedIo => "io",
             Ending::Killed => "killed",
+            Ending::Stuck => "stuck",
             Ending::NotStarted => "not_started",
         }
     }
@@ -98,7 +101,10 @@ impl History {
         let leave = match (self.restart, ending) {
             (Restart::Permanent, _) => false,
             (Restart::Transient, Ending::Stopped) => true,
-            (Restart::Transient, Ending::Failed | Ending::FailedIo | Ending::Killed | Ending::NotStarted) => false,
+            (
+                Restart::Transient,
+                Ending::Failed | Ending::FailedIo | Ending::Killed | Ending::Stuck | Ending::NotStarted,
+            ) => false,
             (Restart::Temporary, _) => true,
         };
         if leave {

@@ -1,14 +1,16 @@
 //! The tree of one stream, one_for_one: publisher_lock, segmenter, archiver, watcher, the recorder
 //! if sessions are recorded, and the session linked in.
 
-use crate::children::{Children, Learned, Respawn};
+use crate::children::{Children, Learned, Respawn, fell};
 use crate::events;
 use crate::spec::{ChildSpec, Restart};
-use crate::strategy::Intensity;
+use crate::strategy::{Ending, Intensity};
 use crate::tree::{Blow, Environment, strike};
+use actors::door::Farewell;
+use actors::publisher_lock::claims::Leaving;
 use actors::publisher_lock::{Notice, PublisherLock};
-use actors::{Ask, Denial, archiver, publisher_lock, recorder, segmenter, watcher};
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
+use actors::{Ask, Denial, Place, Vital, archiver, publisher_lock, recorder, segmenter, session, watcher};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{LiveStream, Mount};
@@ -33,6 +35,10 @@ pub enum Msg {
     Respawn(Respawn),
     /// A child is to be hit on purpose.
     Strike(String, Blow),
+    /// A child makes no progress.
+    Stuck(ActorId),
+    /// The process is being stopped: the encoder is to leave.
+    Drain,
 }
 
 impl From<Notice> for Msg {
@@ -77,7 +83,9 @@ impl Actor for StreamSupervisor {
         let (cell, again) = (myself.get_cell(), myself.clone());
         let respawn = move |respawn| drop(again.send_message(Msg::Respawn(respawn)));
         let children = Children::new(scope, cell, INTENSITY, specs(&args, &myself), respawn);
-        Ok(State { children, session: None })
+        let place = Place::Stream(args.stream.name.clone());
+        let vital = args.environment.vitals.register("stream", place, myself.get_id(), None);
+        Ok(State { children, session: None, vital })
     }
 
     async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -85,6 +93,7 @@ impl Actor for StreamSupervisor {
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let _busy = state.vital.enter("handle");
         match msg {
             Msg::Ask(ask) => state.ask(&myself, ask),
             Msg::Notice(Notice::Granted(epoch, session)) => state.link(&myself, epoch, session),
@@ -94,6 +103,8 @@ impl Actor for StreamSupervisor {
             }
             Msg::Respawn(again) => state.children.respawn(again).await.map_err(GaveUp)?,
             Msg::Strike(child, blow) => state.strike(&child, blow),
+            Msg::Stuck(id) => state.stuck(id)?,
+            Msg::Drain => state.drain(),
         }
         Ok(())
     }
@@ -123,6 +134,7 @@ pub struct State {
     children: Children,
     /// Temporary: never restarted, its end is the lock's business.
     session: Option<(u64, ActorCell)>,
+    vital: Arc<Vital>,
 }
 
 /// The children of a stream, written once.
@@ -171,11 +183,16 @@ impl State {
 
     /// Makes the session a child. `link` does nothing for an actor that has ended, and says nothing.
     fn link(&mut self, myself: &ActorRef<Msg>, epoch: u64, session: ActorCell) {
+        if self.session.as_ref().is_some_and(|(current, _)| *current > epoch) {
+            // Granted by a lock that was stuck, after its successor had granted it to another.
+            return session.stop(Some("it does not hold the stream".to_owned()));
+        }
         session.link(myself.get_cell());
         let status = session.get_status();
         // One that was silent and is not noticed to have lost the stream would stay for ever.
         if let Some((_, replaced)) = self.session.replace((epoch, session)) {
-            replaced.stop(Some(actors::session::EVICTED.to_owned()));
+            let replaced: ActorRef<session::Msg> = replaced.into();
+            let _ = replaced.send_message(session::Msg::Leave(Farewell::Silent));
         }
         if matches!(status, ActorStatus::Stopping | ActorStatus::Stopped) {
             self.session_ended();
@@ -184,7 +201,28 @@ impl State {
 
     fn session_ended(&mut self) {
         if let Some((epoch, _)) = self.session.take() {
-            self.tell_lock(publisher_lock::Msg::HolderEnded(epoch));
+            self.tell_lock(publisher_lock::Msg::HolderEnded(epoch, Leaving::Lost));
+        }
+    }
+
+    /// A session cannot be replaced: its encoder connects again.
+    fn stuck(&mut self, id: ActorId) -> Result<(), GaveUp> {
+        if let Some((_, session)) = self.session.as_ref().filter(|(_, session)| session.get_id() == id) {
+            fell(session);
+            events::session_ended(Ending::Stuck);
+            self.session_ended();
+            return Ok(());
+        }
+        match self.children.replace(id) {
+            Learned::GiveUp(child) => Err(GaveUp(child)),
+            Learned::Nothing | Learned::Stranger(..) => Ok(()),
+        }
+    }
+
+    fn drain(&self) {
+        if let Some((_, session)) = &self.session {
+            let session: ActorRef<session::Msg> = session.clone().into();
+            let _ = session.send_message(session::Msg::Leave(Farewell::Stopping));
         }
     }
 

@@ -1,12 +1,13 @@
 //! streams: opens and closes stream trees and keeps what they share. Trees of different streams never meet.
 
-use crate::children::ending_of;
+use crate::children::{ending_of, fell};
 use crate::events;
 use crate::strategy::{Decision, Ending, History, Intensity, Restart};
 use crate::stream::{self, StreamSupervisor};
 use crate::tree::{Environment, Strike};
 use actors::recorder::{self, Recorder};
-use actors::{Ask, Denial, task};
+use actors::vitals::Stuck;
+use actors::{Ask, Denial, Place, Vital, task};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -41,6 +42,10 @@ pub enum Msg {
     Retire(Arc<LiveStream>),
     /// A child of a stream is to be hit on purpose.
     Strike(Strike),
+    /// An actor of a stream's tree makes no progress.
+    Stuck(Stuck),
+    /// The process is being stopped: all encoders are to leave, and no stream is opened.
+    Drain,
 }
 
 /// The actor.
@@ -52,8 +57,9 @@ impl Actor for Streams {
     type State = State;
     type Arguments = Environment;
 
-    async fn pre_start(&self, _: ActorRef<Msg>, environment: Environment) -> Result<State, ActorProcessingErr> {
-        Ok(State { environment, trees: HashMap::new(), recorders: HashSet::new() })
+    async fn pre_start(&self, myself: ActorRef<Msg>, environment: Environment) -> Result<State, ActorProcessingErr> {
+        let vital = environment.vitals.register("streams", Place::Root, myself.get_id(), None);
+        Ok(State { environment, trees: HashMap::new(), recorders: HashSet::new(), is_draining: false, vital })
     }
 
     /// Streams that live already are those of a predecessor, or of the process before this one.
@@ -66,6 +72,7 @@ impl Actor for Streams {
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let _busy = state.vital.enter("handle");
         match msg {
             Msg::Ask(ask) => state.ask(&myself, ask).await,
             Msg::Rebuild(name, generation) => state.rebuild(&myself, &name, generation).await,
@@ -74,6 +81,8 @@ impl Actor for Streams {
                 state.tell(&name, stream::Msg::Strike(child, blow))
             }
             Msg::Strike(Strike { stream: None, .. }) => {}
+            Msg::Stuck(stuck) => state.stuck(&myself, &stuck).await,
+            Msg::Drain => state.drain(),
         }
         Ok(())
     }
@@ -111,10 +120,15 @@ pub struct State {
     trees: HashMap<StreamName, Tree>,
     /// Recorders that have outlived their stream's tree.
     recorders: HashSet<ActorId>,
+    is_draining: bool,
+    vital: Arc<Vital>,
 }
 
 impl State {
     async fn ask(&mut self, myself: &ActorRef<Msg>, ask: Ask) {
+        if self.is_draining {
+            return ask.answer(Err(Denial::Stopping));
+        }
         if self.trees.get(&ask.stream).is_none_or(|tree| is_over(&tree.stream)) {
             let stream = self.open(&ask.stream);
             if self.environment.registry.insert(stream.clone()).is_err() {
@@ -138,14 +152,14 @@ impl State {
         let session = Session::beginning_at(wall_ms(wall));
         if let Some(before) = registry.get(&name.to_string()) {
             let snapshot = before.window.snapshot().new_session(Instant::now());
-            return LiveStream::new(name.clone(), *settings, session, snapshot, before.epoch());
+            return LiveStream::new(name.clone(), settings.of(name), session, snapshot, before.epoch());
         }
         let record = records.read(name);
         let (numbers, epoch) = match &record {
             Some(record) => (record.numbers_after(), record.epoch),
             None => (clock_numbers(wall).above(*used), 0),
         };
-        LiveStream::new(name.clone(), *settings, session, Snapshot::starting_at(numbers), epoch)
+        LiveStream::new(name.clone(), settings.of(name), session, Snapshot::starting_at(numbers), epoch)
     }
 
     async fn build(&mut self, myself: &ActorRef<Msg>, stream: Arc<LiveStream>) {
@@ -181,7 +195,8 @@ impl State {
 
     async fn again(&mut self, myself: &ActorRef<Msg>, name: &StreamName, ending: Ending) {
         let Some(tree) = self.trees.get_mut(name) else { return };
-        let handle = tree.running.take().map(|(_, handle)| handle);
+        // A tree that is stuck is not waited for.
+        let handle = tree.running.take().map(|(_, handle)| handle).filter(|_| ending != Ending::Stuck);
         match tree.history.ended(ending, Instant::now(), fastrand::f64()) {
             decision @ (Decision::RestartAfter(_) | Decision::GiveUp) => {
                 // There is nobody above to give up to: a stream always gets another try.
@@ -242,6 +257,27 @@ impl State {
             let used = Record::of(stream, &stream.window.snapshot()).numbers_after();
             self.environment.used = self.environment.used.or_higher(used);
             self.environment.records.remove(&stream.name);
+        }
+    }
+
+    /// Somebody in a tree makes no progress: its supervisor sees to that, unless it is the one.
+    async fn stuck(&mut self, myself: &ActorRef<Msg>, stuck: &Stuck) {
+        let Place::Stream(name) = &stuck.place else { return };
+        let Some(tree) = self.trees.get(name) else { return };
+        match &tree.running {
+            Some((running, _)) if running.get_id() == stuck.id => {
+                fell(&running.get_cell());
+                self.again(myself, name, Ending::Stuck).await;
+            }
+            Some((running, _)) => drop(running.send_message(stream::Msg::Stuck(stuck.id))),
+            None => {}
+        }
+    }
+
+    fn drain(&mut self) {
+        self.is_draining = true;
+        for (tree, _) in self.trees.values().filter_map(|tree| tree.running.as_ref()) {
+            let _ = tree.send_message(stream::Msg::Drain);
         }
     }
 

@@ -7,7 +7,7 @@ use ractor::ActorCell;
 use std::sync::Arc;
 use storage::Numbers;
 use storage::continuity::Records;
-use storage::live::LiveSettings;
+use storage::live::StreamSettings;
 use storage::retention::Limits;
 use storage::{Mounts, Registry, StreamName};
 
@@ -25,7 +25,7 @@ pub struct Environment {
     /// Vital signs of all actors.
     pub vitals: Arc<Vitals>,
     /// How new streams are packaged.
-    pub settings: LiveSettings,
+    pub settings: StreamSettings,
     /// Highest numbers found in the archive at start, or used since by streams that are forgotten: windows without a
     /// record begin above them.
     pub used: Numbers,

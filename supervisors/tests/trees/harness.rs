@@ -1,5 +1,6 @@
 //! A tree, sessions that are no sockets, and media to feed them.
 
+use actors::publisher_lock::claims::ANSWER_DEADLINE;
 use actors::{Ask, Denial, Grant, session};
 use bytes::Bytes;
 use media::{Container, Entry, Intake, Packager, packager::Output, packager::Settings};
@@ -9,7 +10,7 @@ use storage::Numbers;
 use storage::archive::LocalDirectory;
 use storage::continuity::Records;
 use storage::disk::SyncPolicy;
-use storage::live::LiveSettings;
+use storage::live::{LiveSettings, StreamSettings};
 use storage::{Archive, LiveStream, Mount, Mounts, Registry, StreamName};
 use supervisors::streams::{self, Streams};
 use supervisors::tree::Environment;
@@ -48,6 +49,20 @@ impl Tree {
         let (session, mut answers) = fake_session().await;
         self.streams.send_message(streams::Msg::Ask(ask(name, &session))).expect("alive");
         (session, answers.recv().await.expect("answered"))
+    }
+
+    /// A session asks for a stream whose holder goes on sending; its answer.
+    pub async fn ask_beside(&self, name: &str, holder: &mut Show) -> Result<Grant, Denial> {
+        let (session, mut answers) = fake_session().await;
+        self.streams.send_message(streams::Msg::Ask(ask(name, &session))).expect("alive");
+        loop {
+            holder.send(1);
+            tokio::select! {
+                answer = answers.recv() => return answer.expect("answered"),
+                // The holder's pace.
+                () = sleep(Duration::from_millis(20)) => {}
+            }
+        }
     }
 
     /// A session that is granted the stream and has begun to send.
@@ -95,14 +110,20 @@ fn environment(directory: &TempDir, archive: Arc<dyn Archive>) -> Environment {
         retention: storage::retention::Limits::default(),
         mounts: Mounts::only(Mount::of("default", directory.path(), archive, SyncPolicy::Never).expect("threads")),
         vitals: Arc::default(),
-        settings: LiveSettings { packaging: PACKAGING, window: 6, grace: GRACE, record: false, spool_bytes: 0 },
+        settings: StreamSettings {
+            all: LiveSettings { packaging: PACKAGING, grace: GRACE, ..LiveSettings::default() },
+            takeover: Arc::default(),
+        },
         used: Numbers::default(),
     }
 }
 
 pub fn ask(name: &str, session: &ActorRef<session::Msg>) -> Ask {
     let stream = StreamName::new("live", name).expect("valid name");
-    Ask { stream, session: session.clone(), deadline: Instant::now() + Duration::from_secs(5) }
+    {
+        let since = Instant::now();
+        Ask { stream, session: session.clone(), since, deadline: since + ANSWER_DEADLINE }
+    }
 }
 
 /// Takes a session's messages and does nothing but fail when told to.
@@ -119,7 +140,7 @@ impl Actor for FakeSession {
 
     async fn handle(
         &self,
-        _: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         msg: Self::Msg,
         answers: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
@@ -130,6 +151,7 @@ impl Actor for FakeSession {
             | session::Msg::AskAgain
             | session::Msg::AnswerOverdue
             | session::Msg::PublishOverdue => {}
+            session::Msg::Leave(_) => myself.stop(None),
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The publisher lock: one holder at a time, never a dead one.
 
-use crate::harness::{GRACE, Tree, ask, fake_session, wait_for};
-use actors::publisher_lock::{self, STALE, STALE_WHEN_ASKED};
+use crate::harness::{GRACE, Show, Tree, ask, fake_session, wait_for};
+use actors::publisher_lock;
+use actors::publisher_lock::claims::{STALE, STALE_WHEN_ASKED};
 use actors::{Denial, Fault, session};
 use ractor::ActorRef;
 use storage::Publisher;
@@ -23,8 +24,8 @@ async fn however_a_holder_ends_the_next_one_continues_its_session() {
     ];
     let mut last = None;
     for end in endings {
-        let show = tree.publish("show").await;
-        assert!(matches!(tree.ask("show").await.1, Err(Denial::Taken)));
+        let mut show = tree.publish("show").await;
+        assert!(matches!(tree.ask_beside("show", &mut show).await, Err(Denial::Taken)));
         if let Some((epoch, session)) = last {
             assert_eq!((show.grant.epoch, &show.grant.stream.session), (epoch + 1, &session));
         }
@@ -44,24 +45,32 @@ async fn of_many_that_ask_at_once_one_is_granted() {
     for (session, _) in &sessions {
         tree.streams.send_message(streams::Msg::Ask(ask("show", session))).expect("alive");
     }
-    let mut granted = 0;
-    for (_, answers) in &mut sessions {
-        granted += u32::from(answers.recv().await.expect("answered").is_ok());
+    let mut grants: Vec<Show> = Vec::new();
+    let mut answered = 0;
+    while answered < sessions.len() {
+        for (session, answers) in &mut sessions {
+            let Ok(answer) = answers.try_recv() else { continue };
+            answered += 1;
+            grants.extend(answer.ok().map(|grant| Show::new(session.clone(), grant)));
+        }
+        grants.iter_mut().for_each(|show| show.send(1));
+        // The holder's pace; a test that is never done is ended by its time limit.
+        sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(granted, 1);
+    assert_eq!(grants.len(), 1);
     // It keeps what it was granted: this is answered after whatever the tree's start still had to say.
-    assert!(matches!(tree.ask("show").await.1, Err(Denial::Taken)));
+    assert!(matches!(tree.ask_beside("show", &mut grants[0]).await, Err(Denial::Taken)));
     assert!(matches!(tree.stream("show").publisher(), Publisher::Held { epoch: 1, .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_fails_forgets_neither_its_holder_nor_the_loss_of_one() {
     let tree = Tree::start().await;
-    let show = tree.publish("show").await;
+    let mut show = tree.publish("show").await;
     let lock = tree.child::<publisher_lock::Msg>().await;
     lock.send_message(publisher_lock::Msg::Fail(Fault::Panic)).expect("it runs");
     let lock = tree.successor::<publisher_lock::Msg>(&lock).await;
-    assert!(matches!(tree.ask("show").await.1, Err(Denial::Taken)));
+    assert!(matches!(tree.ask_beside("show", &mut show).await, Err(Denial::Taken)));
     // The holder ends in the very moment the lock does.
     lock.kill();
     show.session.kill();
@@ -128,18 +137,44 @@ async fn pass(time: Duration) {
 async fn a_silent_holder_loses_the_stream_to_one_that_asks_and_a_live_one_does_not() {
     let tree = Tree::start().await;
     let mut show = tree.publish("show").await;
-    pass(STALE_WHEN_ASKED - Duration::from_millis(500)).await;
-    assert!(matches!(tree.ask("show").await.1, Err(Denial::Taken)));
-    show.send(10);
-    pass(STALE_WHEN_ASKED - Duration::from_millis(500)).await;
-    assert!(matches!(tree.ask("show").await.1, Err(Denial::Taken)));
-    pass(Duration::from_secs(1)).await;
-    let next = tree.publish("show").await;
+    assert!(matches!(tree.ask_beside("show", &mut show).await, Err(Denial::Taken)));
+    // Its socket is read all the time, and there is nothing in it.
+    let (stream, epoch) = (tree.stream("show"), show.grant.epoch);
+    let reading = async {
+        loop {
+            stream.log.looked(epoch, Instant::now());
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let asked = Instant::now();
+    let next = tokio::select! {
+        next = tree.publish("show") => next,
+        () = reading => unreachable!("it reads for ever"),
+    };
+    let waited = asked.elapsed();
+    assert!(waited <= STALE_WHEN_ASKED + Duration::from_millis(500), "{waited:?}");
     assert_eq!(next.grant.epoch, show.grant.epoch + 1);
     wait_for("the old holder ends", || (show.session.get_status() == ractor::ActorStatus::Stopped).then_some(())).await;
     // Whatever it still sends is not heard.
     let late = show.grant.stream.log.append(show.grant.epoch, [], tokio::time::Instant::now());
     assert!(late.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_wait_outlive_the_lock_they_wait_for() {
+    let tree = Tree::start().await;
+    let show = tree.publish("show").await;
+    let (session, mut answers) = fake_session().await;
+    let claim = ask("show", &session);
+    tree.streams.send_message(streams::Msg::Ask(claim.clone())).expect("alive");
+    let lock = tree.child::<publisher_lock::Msg>().await;
+    lock.kill();
+    tree.successor::<publisher_lock::Msg>(&lock).await;
+    // What a session does every second while it waits.
+    tree.streams.send_message(streams::Msg::Ask(claim)).expect("alive");
+    show.session.kill();
+    let grant = answers.recv().await.expect("answered").expect("granted");
+    assert_eq!(grant.epoch, show.grant.epoch + 1);
 }
 
 #[tokio::test(start_paused = true)]

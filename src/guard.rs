@@ -1,0 +1,145 @@
+//! guard: a thread of the operating system that watches over the runtimes. It shares nothing with them but signs of life,
+//! has stuck actors replaced, tells the service manager that there is progress while there is, and ends a process that
+//! makes none, so that whoever started it starts it again.
+
+use crate::health::{Health, Wedged};
+use metrics::gauge;
+use ractor::ActorRef;
+use std::fs;
+use std::io::Write;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::{Duration, Instant};
+use supervisors::root;
+use tracing::error;
+
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// A look that comes later than this says that the process itself did not run: it was stopped, or the machine slept.
+const SLEPT: Duration = Duration::from_secs(1);
+/// How long the last words may take: standard error may block.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Threads that are told of when the process ends.
+const MAX_THREADS: usize = 64;
+
+/// Watches until the process ends.
+pub fn start(health: Health, root: ActorRef<root::Msg>) -> std::io::Result<()> {
+    let mut guard = Guard { health, root, looked: Instant::now(), service: Service::of_environment() };
+    guard.service.ready();
+    let forever = move || {
+        loop {
+            // The pace of the looks.
+            thread::sleep(LOOK);
+            if let Some(wedged) = guard.look(Instant::now()) {
+                end(&wedged, &guard.health);
+            }
+        }
+    };
+    thread::Builder::new().name("guard".to_owned()).spawn(forever)?;
+    Ok(())
+}
+
+struct Guard {
+    health: Health,
+    root: ActorRef<root::Msg>,
+    looked: Instant,
+    service: Service,
+}
+
+impl Guard {
+    fn look(&mut self, now: Instant) -> Option<Wedged> {
+        if now.saturating_duration_since(std::mem::replace(&mut self.looked, now)) > SLEPT {
+            self.health.woke(now);
+        }
+        let stuck = self.health.stuck(now);
+        gauge!("steadycast_stuck_actors").set(stuck.len() as f64);
+        for stuck in stuck.into_iter().filter(|stuck| !stuck.is_replaced) {
+            let seconds = stuck.time.as_secs_f64();
+            error!(actor = %stuck, message = stuck.message, seconds, "stuck, another one takes its place");
+            self.health.vitals.replaced(stuck.id);
+            // A root that is gone ends the process by itself.
+            let _ = self.root.send_message(root::Msg::Stuck(stuck));
+        }
+        let wedged = self.health.wedged(now);
+        if wedged.is_none() {
+            self.service.alive(now);
+        }
+        wedged
+    }
+}
+
+/// The service manager (sd_notify(3)), if one wants to hear of us.
+struct Service {
+    every: Option<Duration>,
+    told: Option<Instant>,
+}
+
+impl Service {
+    fn of_environment() -> Self {
+        // Half the time after which the service manager acts, as sd_watchdog_enabled(3) has it.
+        Self { every: sd_notify::watchdog_enabled().map(|time| time / 2), told: None }
+    }
+
+    /// Without a service manager nobody hears it, and nothing is wrong.
+    fn ready(&self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    fn alive(&mut self, now: Instant) {
+        let Some(every) = self.every else { return };
+        if self.told.is_none_or(|told| now.saturating_duration_since(told) >= every) {
+            self.told = Some(now);
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }
+}
+
+/// Says where it hangs, and ends the process: there is nothing in it that could be relied upon to stop.
+fn end(wedged: &Wedged, health: &Health) -> ! {
+    let text = last_words(wedged, health);
+    let (said, heard) = sync_channel(1);
+    // By another thread: a reader of the log that does not read would keep us here.
+    let speaker = move || {
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        let _ = said.send(());
+    };
+    if thread::Builder::new().name("last-words".to_owned()).spawn(speaker).is_ok() {
+        let _ = heard.recv_timeout(LAST_WORDS);
+    }
+    std::process::exit(i32::from(crate::EXIT_STUCK));
+}
+
+/// One line of JSON, like the log's.
+fn last_words(wedged: &Wedged, health: &Health) -> String {
+    let reason = match wedged {
+        Wedged::Runtime(name) => format!("the {name} runtime runs nothing"),
+        Wedged::Threads(blocked) => format!("{blocked} threads of the actors' runtime are blocked"),
+        Wedged::Root => "the root of the supervision tree is stuck".to_owned(),
+    };
+    let report = health.report(Instant::now());
+    let words = serde_json::json!({
+        "level": "ERROR",
+        "message": "no progress, ending the process for its parent to start it again",
+        "reason": reason,
+        "stuck": report.stuck,
+        "threads": threads(),
+    });
+    format!("{words}\n")
+}
+
+/// Names of our threads, their states, and where in the kernel they wait (proc(5)).
+fn threads() -> Vec<serde_json::Value> {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let read = |path: std::path::PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let told = tasks.flatten().take(MAX_THREADS).map(|task| {
+        let stat = read(task.path().join("stat"));
+        // The state follows the name, which is in parentheses and may hold anything.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?');
+        serde_json::json!({
+            "name": read(task.path().join("comm")),
+            "state": state.to_string(),
+            "wchan": read(task.path().join("wchan")),
+        })
+    });
+    told.collect()
+}

@@ -94,6 +94,10 @@ pub struct Overrides {
     /// sends. Repeat it for others.
     #[arg(long, global = true, value_name = "APP", env = "STEADYCAST_TAKEOVER", value_delimiter = ',')]
     takeover: Vec<String>,
+    /// What viewers see while an encoder is away, within grace: off (the playlist waits), hold (the last picture, and
+    /// silence), or an FLV file with H.264 and AAC that is repeated [default: off].
+    #[arg(long, global = true, value_name = "SLATE", env = "STEADYCAST_SLATE")]
+    slate: Option<String>,
     /// Most a publisher may send, Mbit/s, averaged over 10 s; one that sends more is ended [default: 100].
     #[arg(long, global = true, value_name = "MBIT", env = "STEADYCAST_MAX_BITRATE")]
     max_bitrate: Option<String>,
@@ -144,6 +148,7 @@ impl Overrides {
             ("container", &self.container),
             ("grace", &self.grace),
             ("grace-unpublished", &self.grace_unpublished),
+            ("slate", &self.slate),
             ("max-bitrate", &self.max_bitrate),
             ("drain", &self.drain),
             ("sync", &self.sync),

@@ -1,12 +1,16 @@
 //! Configuration: one TOML file, overridden by environment and command line. All mistakes are reported at once.
 
+mod describe;
+mod values;
+
+pub use describe::describe;
+
 use media::Container;
 use media::packager::{MAX_TARGET_DURATION, MIN_TARGET_DURATION, Settings};
+use media::slate::Clip;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::StreamName;
@@ -14,6 +18,7 @@ use storage::disk::SyncPolicy;
 use storage::live::{LiveSettings, StreamSettings};
 use storage::retention::Limits;
 use thiserror::Error;
+use values::{address, directory, number, one_of};
 
 /// Fewest segments that keep three target durations and one segment in the playlist.
 const MIN_WINDOW: usize = 3;
@@ -53,6 +58,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is shown while an encoder is away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Slate {
+    /// Nothing: the playlist waits.
+    Off,
+    /// The last picture, and silence.
+    Hold,
+    /// An FLV file, over and over.
+    Clip(PathBuf),
+}
+
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -80,6 +96,8 @@ pub struct Config {
     pub grace_unpublished: Option<Duration>,
     /// Applications in which the newest encoder wins.
     pub takeover: BTreeSet<String>,
+    /// What is shown while an encoder is away.
+    pub slate: Slate,
     /// Most a publisher may send, Mbit/s.
     pub max_bitrate_mbit: u64,
     /// How long viewers are served after the process was told to stop.
@@ -119,6 +137,7 @@ impl Default for Config {
             grace: Duration::from_secs(30),
             grace_unpublished: None,
             takeover: BTreeSet::new(),
+            slate: Slate::Off,
             max_bitrate_mbit: 100,
             drain: Duration::from_secs(2),
             sync: SyncPolicy::Grouped,
@@ -143,6 +162,7 @@ impl Config {
             window: self.window,
             grace: self.grace,
             grace_unpublished: self.grace_unpublished.unwrap_or(self.grace),
+            slate: self.slate != Slate::Off,
             takeover: false,
             record: self.record,
             spool_bytes: self.spool_mib << 20,
@@ -165,8 +185,17 @@ impl Config {
         std::iter::once(("data", &*self.data)).chain(self.archives.values().map(|directory| ("archive", &**directory)))
     }
 
+    /// The clip that is shown while an encoder is away, if one is configured.
+    pub fn slate_clip(&self) -> Result<Option<Arc<Clip>>, String> {
+        let Slate::Clip(path) = &self.slate else { return Ok(None) };
+        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let file = std::fs::read(path).map_err(|error| failed(&error))?;
+        Ok(Some(Arc::new(Clip::read(&file.into()).map_err(|error| failed(&error))?)))
+    }
+
     /// What is wrong only together.
     fn check_together(&self, problems: &mut Vec<Problem>) {
+        note(problems, "slate".to_owned(), self.slate_clip().map(drop));
         let addresses = [("rtmp", self.rtmp), ("http", self.http), ("health", self.health)];
         for (n, (field, address)) in addresses.iter().enumerate() {
             let taken = addresses[..n].iter().find(|(_, other)| other == address && address.port() != 0);
@@ -205,6 +234,14 @@ impl Config {
             "takeover" => {
                 StreamName::new(value, "any").map_err(|error| error.to_string())?;
                 self.takeover.insert(value.to_owned());
+            }
+            "slate" => {
+                self.slate = match value {
+                    "off" => Slate::Off,
+                    "hold" => Slate::Hold,
+                    "" => return Err("is to be off, hold, or an FLV file".to_owned()),
+                    file => Slate::Clip(PathBuf::from(file)),
+                }
             }
             "max-bitrate" => self.max_bitrate_mbit = number(value, 1, MAX_BITRATE_MBIT)?,
             "drain" => self.drain = Duration::from_secs(number(value, 0, MAX_DRAIN_S)?),
@@ -329,58 +366,6 @@ fn shown<'a>(field: &str, value: &'a str) -> &'a str {
     if field == "key" { "…" } else { value }
 }
 
-/// What is in effect, as a file that could be read back; keys are not shown.
-pub fn describe(config: &Config) -> String {
-    let container = if config.container == Container::Cmaf { "cmaf" } else { "mpegts" };
-    let sync = if config.sync == SyncPolicy::Grouped { "grouped" } else { "never" };
-    let log = match config.log {
-        LogFormat::Auto => "auto",
-        LogFormat::Human => "human",
-        LogFormat::Json => "json",
-    };
-    let mut text = format!(
-        "rtmp = \"{}\"\nhttp = \"{}\"\nhealth = \"{}\"\ndata = {:?}\nruntime-dir = {:?}\ntarget-duration = {}\nwindow = {}\n\
-         container = \"{container}\"\ngrace = {}\nsync = \"{sync}\"\nrecord = {}\nspool = {}\nkeep-hours = {}\nkeep-gib = {}\nfree-gib = {}\nlog = \"{log}\"\ndrain = {}\nmax-bitrate = {}\n",
-        config.rtmp,
-        config.http,
-        config.health,
-        config.data,
-        config.runtime_dir,
-        config.target_duration,
-        config.window,
-        config.grace.as_secs(),
-        config.record,
-        config.spool_mib,
-        config.keep_hours,
-        config.keep_gib,
-        config.free_gib,
-        config.drain.as_secs(),
-        config.max_bitrate_mbit,
-    );
-    // Writing to a String cannot fail.
-    if let Some(grace) = config.grace_unpublished {
-        let _ = writeln!(text, "grace-unpublished = {}", grace.as_secs());
-    }
-    if !config.takeover.is_empty() {
-        let _ = writeln!(text, "takeover = {:?}", config.takeover);
-    }
-    if !config.archives.is_empty() {
-        text.push_str("\n[archives]\n");
-    }
-    for (app, directory) in &config.archives {
-        let _ = writeln!(text, "\"{app}\" = {directory:?}");
-    }
-    if config.keys.is_empty() {
-        text.push_str("# no keys: publishing is allowed from this machine only\n");
-    } else {
-        text.push_str("\n[keys]\n");
-    }
-    for stream in config.keys.keys() {
-        let _ = writeln!(text, "\"{stream}\" = \"…\"");
-    }
-    text
-}
-
 fn default_runtime_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return PathBuf::from("/run/steadycast");
@@ -389,31 +374,6 @@ fn default_runtime_dir() -> PathBuf {
         Some(directory) => Path::new(&directory).join("steadycast"),
         None => PathBuf::from(format!("/dev/shm/steadycast-{}", rustix::process::geteuid().as_raw())),
     }
-}
-
-fn address(value: &str) -> Result<SocketAddr, String> {
-    // ":8080" is what many servers take.
-    let whole = if value.starts_with(':') { format!("0.0.0.0{value}") } else { value.to_owned() };
-    whole.parse().map_err(|_| {
-        "is to be an IP address and a port, such as 0.0.0.0:1935 or [::]:1935; :1935 means every IPv4 address"
-            .to_owned()
-    })
-}
-
-fn directory(value: &str) -> Result<PathBuf, String> {
-    if value.is_empty() { Err("is to be a directory".to_owned()) } else { Ok(PathBuf::from(value)) }
-}
-
-fn number<T: FromStr + PartialOrd + std::fmt::Display>(value: &str, min: T, max: T) -> Result<T, String> {
-    let number = value.parse().ok().filter(|number| (&min..=&max).contains(&number));
-    number.ok_or_else(|| format!("is to be a whole number from {min} to {max}"))
-}
-
-fn one_of<T: Copy>(value: &str, choices: &[(&str, T)]) -> Result<T, String> {
-    let choice = choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice);
-    choice.ok_or_else(|| {
-        format!("is to be one of: {}", choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "))
-    })
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ impl Exporter {
 type StreamValue = fn(&LiveStream, Instant) -> f64;
 
 /// Series of each stream, written once.
-const STREAM_FAMILIES: [(&str, &str, StreamValue); 16] = [
+const STREAM_FAMILIES: [(&str, &str, StreamValue); 17] = [
     ("steadycast_stream_received_bytes_total", "counter", |stream, _| {
         count(&stream.stats, |stats| &stats.received_bytes)
     }),
@@ -102,6 +102,7 @@ const STREAM_FAMILIES: [(&str, &str, StreamValue); 16] = [
     ("steadycast_stream_publisher_present", "gauge", |stream, _| {
         f64::from(u8::from(matches!(stream.publisher(), Publisher::Held { .. })))
     }),
+    ("steadycast_stream_slate", "gauge", |stream, _| f64::from(u8::from(stream.log.is_slate()))),
     ("steadycast_stream_epoch", "gauge", |stream, _| stream.epoch() as f64),
     ("steadycast_stream_next_media_sequence", "gauge", |stream, _| stream.window.snapshot().next_sequence as f64),
     ("steadycast_stream_log_bytes", "gauge", |stream, _| stream.log.bytes() as f64),

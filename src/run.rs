@@ -115,7 +115,9 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     adopt(&records, &mounts, &registry, &settings).context("continuity records")?;
     recordings_api::finish_interrupted(&mounts, &registry);
     let retention = config.retention();
-    let environment = Environment { registry, records, vitals: Arc::default(), settings, used, mounts, retention };
+    let slate = config.slate_clip().map_err(anyhow::Error::msg)?;
+    let environment =
+        Environment { registry, records, vitals: Arc::default(), slate, settings, used, mounts, retention };
     Worker::new(config, environment, outside.dropped_lines)?.run(listeners, outside.shutdown, outside.reload)
 }
 

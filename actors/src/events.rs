@@ -44,6 +44,22 @@ pub fn publisher_evicted(stream: &LiveStream, epoch: u64, reason: &'static str) 
     warn!(stream = %stream.name, epoch, reason, "publisher evicted");
 }
 
+/// The publisher is away, and something else is shown.
+pub fn slate_begun(stream: &LiveStream) {
+    counter!("steadycast_slates_total").increment(1);
+    info!(stream = %stream.name, "slate begun");
+}
+
+/// A publisher is back, or the session is over.
+pub fn slate_over(stream: &LiveStream) {
+    info!(stream = %stream.name, "slate over");
+}
+
+/// The configured clip has other tracks than the stream.
+pub fn slate_unfit(stream: &LiveStream) {
+    warn!(stream = %stream.name, "the slate's clip has not the tracks of this stream: its last picture is shown instead");
+}
+
 /// A session is over.
 pub fn session_ended(stream: &LiveStream) {
     counter!("steadycast_sessions_ended_total").increment(1);

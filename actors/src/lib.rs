@@ -15,6 +15,7 @@ pub mod retention;
 pub mod rtmp_listener;
 pub mod segmenter;
 pub mod session;
+pub mod slate;
 pub mod steps;
 pub mod storage_probe;
 pub mod task;

@@ -1,7 +1,9 @@
 //! FLV tag bodies as RTMP carries them (FLV 10.1, E.4.2 and E.4.3; Enhanced RTMP, ExVideoTagHeader and ExAudioTagHeader).
 
 use crate::codec::CodecError;
+use crate::sample::TrackKind;
 use bytes::Bytes;
+use thiserror::Error;
 
 /// Body of a video message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,58 @@ pub enum AudioTag {
     CodedFrames(Bytes),
     /// Nothing to package.
     Ignored,
+}
+
+/// Length of the file header and of the first back pointer (E.2, E.3).
+const FILE_HEADER: usize = 13;
+/// Length of a tag's header, and of the back pointer after it (E.4.1).
+const TAG_HEADER: usize = 11;
+const BACK_POINTER: usize = 4;
+
+/// The bytes are no FLV file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum FileError {
+    /// They do not begin like one.
+    #[error("it is not an FLV file; make one with ffmpeg -i FILE -c:v libx264 -bf 0 -c:a aac slate.flv")]
+    NotFlv,
+    /// A tag is longer than the file.
+    #[error("it is cut short")]
+    CutShort,
+}
+
+/// A tag of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileTag {
+    /// Whose it is.
+    pub kind: TrackKind,
+    /// Milliseconds.
+    pub timestamp: u32,
+    /// As a message would carry it.
+    pub body: Bytes,
+}
+
+/// Audio and video tags of a file (E.2).
+pub fn file(bytes: &Bytes) -> Result<Vec<FileTag>, FileError> {
+    if !bytes.starts_with(b"FLV") || bytes.len() < FILE_HEADER {
+        return Err(FileError::NotFlv);
+    }
+    let (mut at, mut tags) = (FILE_HEADER, Vec::new());
+    while let Some(header) = bytes.get(at..at + TAG_HEADER) {
+        let length = u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
+        let timestamp = u32::from_be_bytes([header[7], header[4], header[5], header[6]]);
+        let kind = match header[0] & 0x1F {
+            8 => Some(TrackKind::Audio),
+            9 => Some(TrackKind::Video),
+            _ => None,
+        };
+        let (from, to) = (at + TAG_HEADER, at + TAG_HEADER + length);
+        if to > bytes.len() {
+            return Err(FileError::CutShort);
+        }
+        tags.extend(kind.map(|kind| FileTag { kind, timestamp, body: bytes.slice(from..to) }));
+        at = to + BACK_POINTER;
+    }
+    Ok(tags)
 }
 
 /// Reads the body of a video message.

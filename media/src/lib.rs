@@ -14,6 +14,7 @@ pub mod packager;
 pub mod read;
 pub mod sample;
 pub mod segment;
+pub mod slate;
 pub mod timeline;
 
 pub use codec::{CodecError, aac::AacConfig, avc::AvcConfig};

@@ -71,6 +71,8 @@ pub struct LiveSettings {
     pub grace: Duration,
     /// How long it waits for one that ended its publication itself.
     pub grace_unpublished: Duration,
+    /// While the publisher is away, a slate is shown.
+    pub slate: bool,
     /// The newest publisher wins; otherwise the one that holds the stream, while it sends.
     pub takeover: bool,
     /// Whether sessions are recorded.
@@ -86,6 +88,7 @@ impl Default for LiveSettings {
             window: 6,
             grace: Duration::from_secs(30),
             grace_unpublished: Duration::from_secs(30),
+            slate: false,
             takeover: false,
             record: false,
             spool_bytes: 0,

@@ -3,7 +3,8 @@
 //! A ring bounded in bytes and entries. A cursor that falls off its tail goes on at the next random
 //! access point, with the configuration in force there, and is told what it missed.
 
-use media::{AacConfig, AvcConfig, Entry, TrackKind};
+use media::sample::{TICKS_PER_MS, Tracks};
+use media::{AacConfig, AvcConfig, Entry, Sample, TICKS_PER_SECOND, TrackKind};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
@@ -51,11 +52,33 @@ struct Ring {
     before: InForce,
     /// The last epoch that was opened.
     opened: u64,
+    /// An epoch that is opened in earnest when its media can be shown: until then a slate goes on.
+    pending: Option<Pending>,
+    /// Entries are a slate's.
+    is_slate: bool,
+    ended: bool,
+    /// What is added to the current epoch's decode times, so that they come after a slate's.
+    shift: i64,
+    /// In force at the end.
+    at_end: InForce,
     last_dts: i64,
     last_media: Option<Instant>,
     /// When the publisher's socket was last read.
     last_read: Option<Instant>,
 }
+
+/// An epoch whose first decodable sample has not come.
+#[derive(Debug)]
+struct Pending {
+    epoch: u64,
+    wall_ms_at_zero: i64,
+    configured: InForce,
+    /// Decode time of its first audio sample.
+    heard: Option<i64>,
+}
+
+/// How long audio may come without video before it is the show, ticks.
+const AUDIO_ALONE: i64 = TICKS_PER_SECOND;
 
 /// Latest epoch and configurations, for a cursor that lost its place.
 #[derive(Debug, Clone, Default)]
@@ -93,14 +116,20 @@ impl InForce {
 
 impl SampleLog {
     /// Opens an epoch: from here on only its writer is heard. One that is older than another that was opened is not.
+    /// While there is a slate, it goes on until the epoch has something to show.
     pub fn open_epoch(&self, epoch: u64, wall_ms_at_zero: i64, now: Instant) {
         let mut ring = self.lock();
         if epoch <= ring.opened {
             return;
         }
-        (ring.epoch, ring.opened) = (epoch, epoch);
+        ring.opened = epoch;
         (ring.last_media, ring.last_read) = (None, Some(now));
-        ring.push(Entry::Epoch { epoch, wall_ms_at_zero });
+        let pending = Pending { epoch, wall_ms_at_zero, configured: InForce::default(), heard: None };
+        if ring.is_slate {
+            ring.pending = Some(pending);
+        } else {
+            ring.begin(pending, None);
+        }
         drop(ring);
         self.added.notify_one();
     }
@@ -108,6 +137,7 @@ impl SampleLog {
     /// Ends the current epoch, if it is `epoch`: what its writer still sends is dropped.
     pub fn close_epoch(&self, epoch: u64) {
         let mut ring = self.lock();
+        ring.pending.take_if(|pending| pending.epoch == epoch);
         if ring.epoch == epoch {
             ring.epoch = 0;
             ring.push(Entry::EpochEnd);
@@ -119,7 +149,7 @@ impl SampleLog {
     /// Ends the session. Nothing is appended afterwards.
     pub fn end(&self) {
         let mut ring = self.lock();
-        ring.epoch = 0;
+        (ring.epoch, ring.pending, ring.is_slate, ring.ended) = (0, None, false, true);
         ring.push(Entry::End);
         drop(ring);
         self.added.notify_one();
@@ -128,20 +158,58 @@ impl SampleLog {
     /// Appends what a publisher sent; refused if its epoch is not the current one.
     pub fn append(&self, epoch: u64, entries: impl IntoIterator<Item = Entry>, now: Instant) -> Result<(), Fenced> {
         let mut ring = self.lock();
-        if epoch == 0 || ring.epoch != epoch {
+        let is_pending = ring.pending.as_ref().is_some_and(|pending| pending.epoch == epoch);
+        if epoch == 0 || ring.epoch != epoch && !is_pending {
             return Err(Fenced(epoch));
         }
         for entry in entries {
-            if let Entry::Sample(sample) = &entry {
-                ring.last_dts = ring.last_dts.max(sample.dts);
+            if matches!(entry, Entry::Sample(_)) {
                 ring.last_media = Some(now);
             }
-            ring.push(entry);
+            ring.take(entry);
         }
         ring.last_read = Some(now);
         drop(ring);
         self.added.notify_one();
         Ok(())
+    }
+
+    /// Begins a slate, if nobody publishes: `configurations` come before its samples. Whether it has begun.
+    pub fn begin_slate(&self, wall_ms_at_zero: i64, configurations: impl IntoIterator<Item = Entry>) -> bool {
+        let mut ring = self.lock();
+        if ring.epoch != 0 || ring.pending.is_some() || ring.ended {
+            return false;
+        }
+        ring.is_slate = true;
+        let epoch = ring.opened;
+        ring.push(Entry::Epoch { epoch, wall_ms_at_zero });
+        configurations.into_iter().for_each(|entry| ring.push(entry));
+        drop(ring);
+        self.added.notify_one();
+        true
+    }
+
+    /// Appends a slate's samples; false if the slate is over.
+    pub fn append_slate(&self, samples: impl IntoIterator<Item = Entry>) -> bool {
+        let mut ring = self.lock();
+        if !ring.is_slate {
+            return false;
+        }
+        samples.into_iter().for_each(|entry| ring.push(entry));
+        drop(ring);
+        self.added.notify_one();
+        true
+    }
+
+    /// Whether a slate is shown.
+    pub fn is_slate(&self) -> bool {
+        self.lock().is_slate
+    }
+
+    /// The tracks in force at its end.
+    pub fn tracks(&self) -> Tracks {
+        let ring = self.lock();
+        Tracks { video: ring.at_end.video.clone(), audio: ring.at_end.audio.clone() }
     }
 
     /// The publisher's socket was read, and nothing of its media was in it.
@@ -200,7 +268,44 @@ impl SampleLog {
 }
 
 impl Ring {
+    /// Takes an entry of the epoch that is open, or of the one that is to be.
+    fn take(&mut self, entry: Entry) {
+        let Some(pending) = &mut self.pending else { return self.push_shifted(entry) };
+        let Entry::Sample(sample) = &entry else { return pending.configured.apply(&entry) };
+        let heard = *pending.heard.get_or_insert(sample.dts);
+        let alone = pending.configured.video.is_none() && sample.dts - heard >= AUDIO_ALONE;
+        // What comes before a random access point could not be decoded, or would be sound without its picture.
+        if (entry.is_random_access() || alone)
+            && let Some(pending) = self.pending.take()
+        {
+            self.begin(pending, Some(sample.dts));
+            self.push_shifted(entry);
+        }
+    }
+
+    /// Opens an epoch in earnest; `first` is the decode time of its first sample, if that is known.
+    fn begin(&mut self, pending: Pending, first: Option<i64>) {
+        // Behind a slate that has gone on meanwhile.
+        let shift = first.map_or(0, |first| (self.last_dts + TICKS_PER_SECOND - first).max(0));
+        (self.epoch, self.shift, self.is_slate) = (pending.epoch, shift, false);
+        let wall_ms_at_zero = pending.wall_ms_at_zero - shift / TICKS_PER_MS;
+        self.push(Entry::Epoch { epoch: pending.epoch, wall_ms_at_zero });
+        pending.configured.entries().for_each(|entry| self.push(entry));
+    }
+
+    fn push_shifted(&mut self, entry: Entry) {
+        let shift = self.shift;
+        self.push(match entry {
+            Entry::Sample(sample) => Entry::Sample(Sample { dts: sample.dts + shift, ..sample }),
+            other => other,
+        });
+    }
+
     fn push(&mut self, entry: Entry) {
+        if let Entry::Sample(sample) = &entry {
+            self.last_dts = self.last_dts.max(sample.dts);
+        }
+        self.at_end.apply(&entry);
         self.bytes += entry.payload_len();
         if self.entries.len() == self.entries.capacity() {
             // By steps while there are few, half as many again when there are many.
@@ -325,6 +430,39 @@ mod tests {
         assert!(matches!(read.entries[0].1, Entry::Epoch { epoch: 1, .. }));
         assert_eq!(dts(&read)[0], 125);
         assert_eq!(read.missed, 126);
+    }
+
+    #[test]
+    fn a_slate_goes_on_until_the_next_epoch_has_a_picture_that_can_be_decoded() {
+        let log = opened();
+        log.append(1, [video(0, true, 1)], Instant::now()).expect("current epoch");
+        assert!(!log.begin_slate(0, []), "somebody publishes");
+        log.close_epoch(1);
+        assert!(log.begin_slate(0, []) && log.append_slate([video(9_000_000, true, 1)]));
+        log.open_epoch(2, 50_000, Instant::now());
+        log.append(2, [video(1_000, false, 1)], Instant::now()).expect("current epoch");
+        assert!(log.is_slate() && log.append_slate([video(9_090_000, true, 1)]));
+        let from = log.head();
+        log.append(2, [video(4_000, false, 1), video(7_000, true, 1), video(10_000, false, 1)], Instant::now())
+            .expect("current epoch");
+        assert!(!log.is_slate() && !log.append_slate([video(9_180_000, true, 1)]));
+        let read = log.read(from, 100);
+        assert_eq!(dts(&read), [9_180_000, 9_183_000], "behind the slate, and as far apart as they were");
+        let shifted = 50_000 - (9_180_000 - 7_000) / 90;
+        assert!(matches!(read.entries[0].1, Entry::Epoch { epoch: 2, wall_ms_at_zero } if wall_ms_at_zero == shifted));
+    }
+
+    #[test]
+    fn a_publisher_that_leaves_before_it_shows_anything_does_not_end_a_slate_and_the_end_does() {
+        let log = opened();
+        log.close_epoch(1);
+        assert!(log.begin_slate(0, []));
+        log.open_epoch(2, 0, Instant::now());
+        log.close_epoch(2);
+        assert!(log.append_slate([video(1, true, 1)]));
+        assert_eq!(log.append(2, [video(2, true, 1)], Instant::now()), Err(Fenced(2)));
+        log.end();
+        assert!(!log.append_slate([video(3, true, 1)]) && !log.begin_slate(0, []));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The tree of one stream, one_for_one: publisher_lock, segmenter, archiver, watcher, the recorder
-//! if sessions are recorded, and the session linked in.
+//! if sessions are recorded, the slate if there is to be one, and the session linked in.
 
 use crate::children::{Children, Learned, Respawn, fell};
 use crate::events;
@@ -9,7 +9,7 @@ use crate::tree::{Blow, Environment, strike};
 use actors::door::Farewell;
 use actors::publisher_lock::claims::Leaving;
 use actors::publisher_lock::{Notice, PublisherLock};
-use actors::{Ask, Denial, Place, Vital, archiver, publisher_lock, recorder, segmenter, session, watcher};
+use actors::{Ask, Denial, Place, Vital, archiver, publisher_lock, recorder, segmenter, session, slate, watcher};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,7 +140,7 @@ pub struct State {
 /// The children of a stream, written once.
 fn specs(args: &Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
     let Args { stream, environment } = args.clone();
-    let Environment { registry, records, mounts, vitals, .. } = environment;
+    let Environment { registry, records, mounts, vitals, .. } = environment.clone();
     let mount = mounts.of(&stream.name).clone();
     let Mount { disk, recordings, .. } = mount.clone();
     let lock = publisher_lock::Args { stream: stream.clone(), notices: myself.get_derived(), vitals: vitals.clone() };
@@ -158,6 +158,12 @@ fn specs(args: &Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
         vitals: vitals.clone(),
         is_last: false,
     });
+    let slate = stream.settings.slate.then(|| slate::Args {
+        stream: stream.clone(),
+        clip: environment.slate.clone(),
+        vitals: vitals.clone(),
+    });
+    let slate = slate.map(|args| ChildSpec::new::<slate::Stand>("slate", Restart::Permanent, args, |_| {}));
     let watcher = watcher::Args { stream, mount, registry, vitals };
     let supervisor = myself.clone();
     let lock_started = move |lock: &ActorRef<_>| drop(supervisor.send_message(Msg::LockStarted(lock.clone())));
@@ -169,7 +175,7 @@ fn specs(args: &Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
         ChildSpec::new::<archiver::Archiver>("archiver", Restart::Permanent, archiver, |_| {}),
         ChildSpec::new::<watcher::Watcher>("watcher", Restart::Permanent, watcher, |_| {}),
     ];
-    children.into_iter().chain(recorder).collect()
+    children.into_iter().chain(recorder).chain(slate).collect()
 }
 
 impl State {

@@ -1,7 +1,8 @@
 //! What every tree needs to be built, and blows dealt to it on purpose.
 
 use actors::{
-    Fault, Vitals, archiver, publisher_lock, recorder, retention, rtmp_listener, segmenter, storage_probe, watcher,
+    Fault, Vitals, archiver, publisher_lock, recorder, retention, rtmp_listener, segmenter, slate, storage_probe,
+    watcher,
 };
 use ractor::ActorCell;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct Environment {
     pub retention: Limits,
     /// Vital signs of all actors.
     pub vitals: Arc<Vitals>,
+    /// What is shown while an encoder is away, where that is wanted; without a clip the last picture.
+    pub slate: Option<Arc<actors::slate::Clip>>,
     /// How new streams are packaged.
     pub settings: StreamSettings,
     /// Highest numbers found in the archive at start, or used since by streams that are forgotten: windows without a
@@ -63,6 +66,7 @@ pub(crate) fn strike(cell: &ActorCell, child: &str, blow: Blow) {
         "segmenter" => cell.send_message(segmenter::Msg::Fail(fault)).is_ok(),
         "archiver" => cell.send_message(archiver::Msg::Fail(fault)).is_ok(),
         "recorder" => cell.send_message(recorder::Msg::Fail(fault)).is_ok(),
+        "slate" => cell.send_message(slate::Msg::Fail(fault)).is_ok(),
         "watcher" => cell.send_message(watcher::Msg::Fail(fault)).is_ok(),
         "session" => cell.send_message(actors::session::Msg::Fail(fault)).is_ok(),
         "rtmp_listener" => cell.send_message(rtmp_listener::Msg::Fail(fault)).is_ok(),

@@ -12,4 +12,5 @@ mod players;
 mod reconnect;
 mod recordings;
 mod restart;
+mod slate;
 mod storage;

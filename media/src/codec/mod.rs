@@ -2,6 +2,7 @@
 
 pub mod aac;
 pub mod avc;
+pub mod silence;
 
 use thiserror::Error;
 

@@ -110,6 +110,7 @@ fn environment(directory: &TempDir, archive: Arc<dyn Archive>) -> Environment {
         retention: storage::retention::Limits::default(),
         mounts: Mounts::only(Mount::of("default", directory.path(), archive, SyncPolicy::Never).expect("threads")),
         vitals: Arc::default(),
+        slate: None,
         settings: StreamSettings {
             all: LiveSettings { packaging: PACKAGING, grace: GRACE, ..LiveSettings::default() },
             takeover: Arc::default(),

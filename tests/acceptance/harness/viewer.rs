@@ -148,6 +148,23 @@ impl Recording {
         file
     }
 
+    /// The same for each stretch between discontinuities, each behind its own initialization section.
+    pub fn write_stretches(&self, directory: &Path) -> Vec<PathBuf> {
+        let mut stretches: BTreeMap<u64, Vec<&Seen>> = BTreeMap::new();
+        for segment in self.segments.values() {
+            stretches.entry(segment.discontinuity_number).or_default().push(segment);
+        }
+        let write = |(number, segments): (u64, Vec<&Seen>)| {
+            let map = segments[0].map.as_ref();
+            let file = directory.join(format!("stretch-{number}.{}", if map.is_some() { "mp4" } else { "ts" }));
+            let mut bytes = map.map(|map| self.maps[map].clone()).unwrap_or_default();
+            bytes.extend(segments.iter().flat_map(|segment| &segment.bytes));
+            std::fs::write(&file, bytes).expect("written");
+            file
+        };
+        stretches.into_iter().map(write).collect()
+    }
+
     /// Media sequence numbers without a hole.
     pub fn assert_consecutive(&self) {
         let numbers: Vec<u64> = self.segments.keys().copied().collect();

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod bench;
 pub mod clip;
+pub mod encoder;
 pub mod faultfs;
 pub mod frames;
 pub mod load;

@@ -5,7 +5,7 @@ use chaos::bench::report::{self, Bench};
 use chaos::faultfs::{Mount, Rule};
 use chaos::frames;
 use chaos::load::{self, Load};
-use chaos::scenario::{self, MATRIX, SCENARIOS, Setting};
+use chaos::scenario::{self, MATRIX, Plan, SCENARIOS, Setting};
 use chaos::viewers::Viewers;
 use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -104,6 +104,23 @@ enum Command {
         #[command(flatten)]
         files: Files,
     },
+    /// Faults of all kinds at random while streams are live; afterwards everything must be well again. Needs root.
+    Monkey {
+        /// What chance follows.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// For how long.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// How many streams.
+        #[arg(long, default_value_t = 6)]
+        streams: usize,
+        /// The worker is never killed, and its memory must not grow.
+        #[arg(long)]
+        soak: bool,
+        #[command(flatten)]
+        files: Files,
+    },
     /// Runs everything that is in docs/chaos-report.md. Needs root.
     Matrix {
         /// What chance follows.
@@ -170,6 +187,10 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Run { scenarios, seed, files } => run_scenarios(&scenarios, seed, files),
         Command::Matrix { seed, files } => run_scenarios(&MATRIX.map(str::to_owned), seed, files),
+        Command::Monkey { seed, minutes, streams, soak, files: Files { program, directory, report, json } } => {
+            let (plan, setting) = (Plan { minutes, streams, kills: !soak }, Setting { program, directory, seed });
+            scenario::monkey(plan, &setting, report.as_deref(), json.as_deref())
+        }
         Command::Faultfs { source, point, seed } => faultfs(&source, &point, seed),
         Command::Bench { program, directory, streams, most, rounds, seconds, report } => {
             let window = Duration::from_secs(seconds);

@@ -1,16 +1,25 @@
 //! Scenarios: the real binary, real publishers and viewers, faults by a seed, and a judge that knows what was promised.
 
+mod actors;
+mod asking;
 mod browser;
 mod caught;
+mod chance;
+mod encoders;
 mod hang;
 pub mod judge;
 mod kills;
 mod matrix;
+pub mod monkey;
 mod report;
+mod stage;
 mod storage;
+mod viewer;
 pub mod witness;
+mod worker;
 
 use anyhow::{Context, bail};
+pub use monkey::Plan;
 use report::Outcome;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -41,7 +50,7 @@ pub struct Scenario {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 6] = [
+pub const SCENARIOS: [Scenario; 18] = [
     Scenario {
         name: "storage",
         what: "each operation fails with each error, once, for 5 s and for 60 s; hangs, delays, short writes, directories \
@@ -70,10 +79,71 @@ pub const SCENARIOS: [Scenario; 6] = [
         run: caught::run,
     },
     Scenario { name: "kills-short", what: "the same, 4 times", run: |setting| kills::run(setting, 4) },
+    Scenario {
+        name: "encoders",
+        what: "encoders are killed, frozen, cut off without FIN, or send acknowledgements only, and come back at once",
+        run: |setting| encoders::deaths(setting, 100),
+    },
+    Scenario { name: "encoders-short", what: "the same, 5 of each", run: |setting| encoders::deaths(setting, 5) },
+    Scenario {
+        name: "fight",
+        what: "a thousand attempts to take the stream of a healthy encoder",
+        run: |setting| encoders::fight(setting, 1000),
+    },
+    Scenario { name: "fight-short", what: "the same, 60 attempts", run: |setting| encoders::fight(setting, 60) },
+    Scenario {
+        name: "flap",
+        what: "an encoder is killed and comes back 200 times in 90 s",
+        run: |setting| encoders::flap(setting, 200, Duration::from_secs(90)),
+    },
+    Scenario { name: "actors", what: "every actor of a stream's tree fails in every way", run: actors::run },
+    Scenario { name: "actors-short", what: "a part of that", run: actors::short },
+    Scenario {
+        name: "worker",
+        what: "the worker process of a hundred live streams is killed with -9 five times, and upgraded",
+        run: |setting| worker::kill(setting, 100, 5, true),
+    },
+    Scenario {
+        name: "worker-short",
+        what: "the same with five streams, once, without a browser",
+        run: |setting| worker::kill(setting, 5, 1, false),
+    },
+    Scenario { name: "wedge", what: "every thread of the actors' runtime is blocked", run: worker::wedge },
+    Scenario { name: "descriptors", what: "the process has no descriptors left", run: worker::descriptors },
+    Scenario {
+        name: "monkey",
+        what: "faults of all kinds at random, for three minutes; see `chaos monkey`",
+        run: |setting| monkey::run(setting, Plan { minutes: 3, streams: 6, kills: true }),
+    },
 ];
 
 /// Those whose outcome is `docs/chaos-report.md`.
-pub const MATRIX: [&str; 4] = ["storage", "kills", "hang", "caught"];
+pub const MATRIX: [&str; 12] = [
+    "encoders",
+    "fight",
+    "flap",
+    "actors",
+    "worker",
+    "wedge",
+    "descriptors",
+    "monkey",
+    "kills",
+    "caught",
+    "storage",
+    "hang",
+];
+
+/// Faults at random, for as long as it is planned.
+pub fn monkey(plan: Plan, setting: &Setting, markdown: Option<&Path>, json: Option<&Path>) -> anyhow::Result<()> {
+    let setting = prepared(setting)?;
+    let outcome = monkey::run(&setting, plan)?;
+    conclude(&[("monkey", "faults of all kinds at random", outcome)], &setting, markdown, json)
+}
+
+fn prepared(setting: &Setting) -> anyhow::Result<Setting> {
+    std::fs::create_dir_all(&setting.directory)?;
+    Ok(Setting { directory: std::fs::canonicalize(&setting.directory)?, ..setting.clone() })
+}
 
 /// Runs scenarios one after the other and writes what came of them; fails if a promise was broken.
 pub fn run(names: &[String], setting: &Setting, markdown: Option<&Path>, json: Option<&Path>) -> anyhow::Result<()> {
@@ -83,9 +153,7 @@ pub fn run(names: &[String], setting: &Setting, markdown: Option<&Path>, json: O
         found.with_context(|| format!("there is no scenario {name}; there are: {}", known()))
     };
     let scenarios = names.iter().map(find).collect::<anyhow::Result<Vec<_>>>()?;
-    std::fs::create_dir_all(&setting.directory)?;
-    let directory = std::fs::canonicalize(&setting.directory)?;
-    let setting = Setting { directory, ..setting.clone() };
+    let setting = prepared(setting)?;
     let mut outcomes = Vec::new();
     for scenario in scenarios {
         eprintln!("{} (seed {})", scenario.name, setting.seed);
@@ -93,13 +161,23 @@ pub fn run(names: &[String], setting: &Setting, markdown: Option<&Path>, json: O
         outcome.broken().iter().for_each(|broken| eprintln!("broken: {broken}"));
         outcomes.push((scenario.name, scenario.what, outcome));
     }
-    let text = report::markdown(&outcomes, setting.seed);
+    conclude(&outcomes, &setting, markdown, json)
+}
+
+/// Writes what came of it; fails if a promise was broken.
+fn conclude(
+    outcomes: &[(&str, &str, Outcome)],
+    setting: &Setting,
+    markdown: Option<&Path>,
+    json: Option<&Path>,
+) -> anyhow::Result<()> {
+    let text = report::markdown(outcomes, setting.seed);
     match markdown {
         Some(file) => std::fs::write(file, text).with_context(|| file.display().to_string())?,
         None => println!("{text}"),
     }
     if let Some(file) = json {
-        std::fs::write(file, report::json(&outcomes)?).with_context(|| file.display().to_string())?;
+        std::fs::write(file, report::json(outcomes)?).with_context(|| file.display().to_string())?;
     }
     let broken: usize = outcomes.iter().map(|(_, _, outcome)| outcome.broken().len()).sum();
     if broken > 0 {

@@ -1,6 +1,7 @@
 //! The server under test: the real binary on ports of its own.
 
 use anyhow::{Context, bail};
+use rustix::process::Pid;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -40,13 +41,26 @@ impl Server {
     /// Starts it with options beside its addresses.
     pub fn start(program: &Path, options: &[String]) -> anyhow::Result<Self> {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self::start_at(program.to_owned(), options.to_vec(), [anywhere; 3], Log::default())
+        Self::start_at("serve", program.to_owned(), options.to_vec(), [anywhere; 3], Log::default())
+    }
+
+    /// Starts it under a parent, which starts it again whenever it ends.
+    pub fn start_supervised(program: &Path, options: &[String]) -> anyhow::Result<Self> {
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_at("supervise", program.to_owned(), options.to_vec(), [anywhere; 3], Log::default())
+    }
+
+    /// The worker that runs under its parent now.
+    pub fn worker(&self) -> Option<Pid> {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
     }
 
     /// Starts it again on the same addresses, after it was killed.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         let addresses = [self.rtmp, self.http, self.health];
-        *self = Self::start_at(self.program.clone(), self.options.clone(), addresses, self.log.clone())?;
+        *self = Self::start_at("serve", self.program.clone(), self.options.clone(), addresses, self.log.clone())?;
         Ok(())
     }
 
@@ -58,13 +72,15 @@ impl Server {
     }
 
     fn start_at(
+        command: &str,
         program: PathBuf,
         options: Vec<String>,
         [rtmp, http, health]: [SocketAddr; 3],
         log: Log,
     ) -> anyhow::Result<Self> {
+        let how = command;
         let mut command = Command::new(&program);
-        command.args(["serve", "--log", "json", "--chaos"]);
+        command.args([how, "--log", "json", "--chaos"]);
         command.arg("--rtmp").arg(rtmp.to_string()).arg("--http").arg(http.to_string());
         command.arg("--health").arg(health.to_string()).args(&options);
         command.env("RUST_LOG", "info,ractor=warn").stdin(Stdio::null()).stderr(Stdio::piped());

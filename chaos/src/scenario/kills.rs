@@ -1,7 +1,9 @@
 //! The process is killed while it writes, at moments that a seed decides; the show goes on.
 
+use super::chance::Chance;
 use super::report::{Outcome, Told};
-use super::witness::{Sha, sha};
+use super::viewer::{Seen, Viewer, check, is_gap};
+use super::witness::sha;
 use super::{Setting, clip};
 use crate::faultfs::{Effect, Mount, Rule};
 use crate::server::{Server, get, wait_for};
@@ -11,8 +13,8 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The stream.
@@ -27,8 +29,6 @@ const SPREAD: Duration = Duration::from_millis(2000);
 const RECOVERED: Duration = Duration::from_secs(30);
 /// How often the viewer looks.
 const POLL: Duration = Duration::from_millis(100);
-/// Promises that are told of, at most.
-const MAX_BROKEN: usize = 50;
 
 /// What came of it.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -67,13 +67,12 @@ pub fn run(setting: &Setting, kills: usize) -> anyhow::Result<Outcome> {
     let viewer = Viewer::start(server.url(&format!("/{STREAM}/0.m3u8")));
     wait_for("the stream is listed", RECOVERED, || viewer.segments() > 0)?;
     let before = session(&server)?;
-    let (mut came, mut chance) = (Kills { kills, ..Kills::default() }, setting.seed);
+    let (mut came, mut chance) = (Kills { kills, ..Kills::default() }, Chance::of(setting.seed));
     for number in 0..kills {
         let seen = viewer.segments();
         wait_for("a new segment", RECOVERED, || viewer.segments() > seen)?;
-        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // The moment of the kill is what the seed decides.
-        std::thread::sleep(SPREAD.mul_f64((chance >> 33) as f64 / f64::from(u32::MAX >> 1)));
+        std::thread::sleep(SPREAD.mul_f64(chance.share()));
         let (killed, seen) = (Instant::now(), viewer.segments());
         server.kill()?;
         came.while_writing += usize::from(look_at_disk(&source, number, &mut came.broken)?);
@@ -113,12 +112,6 @@ impl Kills {
     }
 }
 
-fn check(broken: &mut Vec<String>, kept: bool, sentence: impl FnOnce() -> String) {
-    if !kept && broken.len() < MAX_BROKEN {
-        broken.push(sentence());
-    }
-}
-
 /// Looks at the archive as it was left: what its playlist lists is there, with the digest that is listed. Whether
 /// something was being written.
 fn look_at_disk(source: &Path, number: usize, broken: &mut Vec<String>) -> anyhow::Result<bool> {
@@ -146,10 +139,6 @@ fn look_at_disk(source: &Path, number: usize, broken: &mut Vec<String>) -> anyho
         check(broken, listed == Some(&digest), || format!("kill {number}: {} has not its digest", segment.uri));
     }
     Ok(aside)
-}
-
-fn is_gap(segment: &m3u8_rs::MediaSegment) -> bool {
-    segment.unknown_tags.iter().any(|tag| tag.tag == "X-GAP")
 }
 
 /// Session and published-at.
@@ -238,103 +227,5 @@ impl Encoder {
 impl Drop for Encoder {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// What a viewer saw, whose server is away now and then.
-#[derive(Debug, Default)]
-struct Seen {
-    /// Digests of segments by name.
-    bytes: BTreeMap<String, Sha>,
-    gaps: BTreeSet<String>,
-    /// Names by media sequence number.
-    numbers: BTreeMap<u64, String>,
-    media_sequence: u64,
-    discontinuity_sequence: u64,
-    first_discontinuity: Option<u64>,
-    discontinuities: u64,
-    broken: Vec<String>,
-}
-
-struct Viewer {
-    stop: Arc<AtomicBool>,
-    seen: Arc<Mutex<Seen>>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Viewer {
-    fn start(url: String) -> Self {
-        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Seen>>::default());
-        let (stopped, theirs) = (stop.clone(), seen.clone());
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                // While the process restarts nobody answers.
-                if let Ok(text) = get(&url) {
-                    theirs.lock().unwrap_or_else(PoisonError::into_inner).look(&url, &text);
-                }
-                // The pace of a viewer's looks.
-                std::thread::sleep(POLL);
-            }
-        });
-        Self { stop, seen, thread }
-    }
-
-    fn segments(&self) -> usize {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).bytes.len()
-    }
-
-    fn stop(self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = self.thread.join();
-        std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Seen {
-    fn look(&mut self, url: &str, text: &[u8]) {
-        let Ok(playlist) = m3u8_rs::parse_media_playlist_res(text) else {
-            return check(&mut self.broken, false, || "a torn playlist was served".to_owned());
-        };
-        let (before, now) = (self.media_sequence, playlist.media_sequence);
-        check(&mut self.broken, now >= before, || format!("EXT-X-MEDIA-SEQUENCE was {before} and is {now}"));
-        let (before, mut number) = (self.discontinuity_sequence, playlist.discontinuity_sequence);
-        check(&mut self.broken, number >= before, || {
-            format!("the discontinuity sequence was {before} and is {number}")
-        });
-        (self.media_sequence, self.discontinuity_sequence) = (now, number);
-        for (sequence, segment) in (now..).zip(&playlist.segments) {
-            number += u64::from(segment.discontinuity);
-            let first = *self.first_discontinuity.get_or_insert(number);
-            self.discontinuities = self.discontinuities.max(number.saturating_sub(first));
-            let known = self.numbers.entry(sequence).or_insert_with(|| segment.uri.clone()).clone();
-            check(&mut self.broken, known == segment.uri, || {
-                format!("number {sequence} was {known}, is {}", segment.uri)
-            });
-            if is_gap(segment) {
-                self.gaps.insert(segment.uri.clone());
-            } else {
-                self.fetch(url, &segment.uri);
-            }
-        }
-    }
-
-    /// Fetches what is listed each time anew: a name never has other bytes than before.
-    fn fetch(&mut self, playlist: &str, uri: &str) {
-        let status = match ureq::get(&crate::audit::beside(playlist, uri)).call() {
-            Ok(mut response) => match response.body_mut().with_config().limit(1 << 30).read_to_vec() {
-                Ok(bytes) => {
-                    let digest = sha(&bytes);
-                    let known = *self.bytes.entry(uri.to_owned()).or_insert(digest);
-                    return check(&mut self.broken, known == digest, || format!("{uri} has other bytes than before"));
-                }
-                // Killed in the middle of an answer.
-                Err(_) => return,
-            },
-            // Lost with the process before: the next playlist tells that it is a gap.
-            Err(ureq::Error::StatusCode(503)) => return,
-            Err(ureq::Error::StatusCode(status)) => status,
-            Err(_) => return,
-        };
-        check(&mut self.broken, false, || format!("{uri} is listed and answered with {status}"));
     }
 }

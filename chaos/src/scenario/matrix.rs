@@ -1,5 +1,6 @@
 //! The matrix of storage faults.
 
+use super::chance::Chance;
 use crate::faultfs::{Effect, Operation, Rule};
 use rustix::io::Errno;
 use std::time::Duration;
@@ -112,7 +113,7 @@ pub fn whole(seed: u64) -> Vec<Vec<Cell>> {
     let mut parts: [Vec<Cell>; 3] = [once.collect(), lasting(5).collect(), lasting(60).collect()];
     parts[2].extend(others(60));
     for part in &mut parts {
-        shuffle(part, seed);
+        Chance::of(seed).shuffle(part);
     }
     parts.to_vec()
 }
@@ -130,15 +131,6 @@ pub fn short() -> Vec<Vec<Cell>> {
     ];
     let errors = errors.map(|(operation, errno)| Cell::error(operation, errno, 5));
     vec![errors.into_iter().chain(others(5)).collect()]
-}
-
-/// Fisher and Yates, by a linear congruential generator (Knuth's MMIX): the same seed gives the same order.
-fn shuffle<T>(items: &mut [T], seed: u64) {
-    let mut state = seed;
-    for last in (1..items.len()).rev() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        items.swap(last, (state >> 33) as usize % (last + 1));
-    }
 }
 
 #[cfg(test)]

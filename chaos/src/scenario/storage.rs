@@ -1,9 +1,11 @@
 //! Storage fails while streams are live: faults side by side, each on a mount and a stream of its own.
 
+use super::asking::Asking;
 use super::browser::Browser;
-use super::judge::{Answers, Observed, Recorded};
+use super::judge::{Observed, Recorded};
 use super::matrix::{Cell, Fault};
 use super::report::{Outcome, Row};
+use super::stage::Removed;
 use super::witness::{Pictures, Testimony, Witness, sha};
 use super::{Setting, clip};
 use crate::faultfs::Mount;
@@ -14,7 +16,6 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -87,15 +88,6 @@ impl Drop for Stage {
         for place in &self.places {
             let _ = place.mount.as_ref().map(|mount| mount.rules().set(Vec::new()));
         }
-    }
-}
-
-/// Removes a directory when everything in it has ended.
-struct Removed(PathBuf);
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -327,38 +319,4 @@ fn sessions(server: &Server) -> anyhow::Result<BTreeMap<String, (String, i64)>> 
         Some((stream["name"].as_str()?.to_owned(), session))
     });
     Ok(streams.collect())
-}
-
-/// Asks for health and metrics, over and over.
-struct Asking {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Answers>,
-}
-
-impl Asking {
-    fn start(server: &Server) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, urls) = (stop.clone(), [server.health_url("/healthz"), server.health_url("/metrics")]);
-        let thread = std::thread::spawn(move || {
-            let (mut times, mut failed) = (Vec::new(), 0);
-            while !stopped.load(Ordering::Relaxed) {
-                for url in &urls {
-                    let begun = Instant::now();
-                    match get(url) {
-                        Ok(_) => times.push(begun.elapsed()),
-                        Err(_) => failed += 1,
-                    }
-                }
-                // The pace of the questions, so that asking is not what makes answers late.
-                std::thread::sleep(POLL);
-            }
-            Answers::of(times, failed)
-        });
-        Self { stop, thread }
-    }
-
-    fn stop(self) -> Answers {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_default()
-    }
 }

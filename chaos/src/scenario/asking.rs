@@ -1,0 +1,47 @@
+//! Somebody who asks for health and metrics all the time, and notes how long the answers take.
+
+use super::judge::Answers;
+use crate::server::{Server, get};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often it asks.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Asks for health and metrics, over and over.
+pub struct Asking {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Answers>,
+}
+
+impl Asking {
+    /// Begins to ask.
+    pub fn start(server: &Server) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, urls) = (stop.clone(), [server.health_url("/healthz"), server.health_url("/metrics")]);
+        let thread = std::thread::spawn(move || {
+            let (mut times, mut failed) = (Vec::new(), 0);
+            while !stopped.load(Ordering::Relaxed) {
+                for url in &urls {
+                    let begun = Instant::now();
+                    match get(url) {
+                        Ok(_) => times.push(begun.elapsed()),
+                        Err(_) => failed += 1,
+                    }
+                }
+                // The pace of the questions, so that asking is not what makes answers late.
+                std::thread::sleep(POLL);
+            }
+            Answers::of(times, failed)
+        });
+        Self { stop, thread }
+    }
+
+    /// What came of it.
+    pub fn stop(self) -> Answers {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or_default()
+    }
+}

@@ -17,6 +17,7 @@ use storage::live::Publisher;
 use storage::{LiveStream, Registry, StreamName};
 use supervisors::root;
 use supervisors::tree::{Blow, Strike};
+use supervisors::view::View;
 
 /// Content type of the Prometheus text format.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -50,8 +51,15 @@ async fn readyz(State(health): State<Health>) -> Response {
 }
 
 /// `/api/v1/…`
-pub fn api(registry: Arc<Registry>) -> Router {
-    Router::new().route("/api/v1/streams", get(streams)).with_state(registry)
+pub fn api(registry: Arc<Registry>, view: Arc<View>) -> Router {
+    Router::new()
+        .route("/api/v1/streams", get(streams).with_state(registry))
+        .route("/api/v1/tree", get(tree).with_state(view))
+}
+
+/// The supervision tree: who runs, in which generation, restarted how often and why.
+async fn tree(State(view): State<Arc<View>>) -> Response {
+    Json(serde_json::json!({ "supervisors": view.all() })).into_response()
 }
 
 #[derive(Debug, Serialize)]

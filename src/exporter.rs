@@ -4,11 +4,13 @@
 
 use crate::parent;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_process::Collector;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use storage::live::{Publisher, Stats};
 use storage::{LiveStream, Registry};
+use tokio::runtime::RuntimeMetrics;
 use tokio::time::Instant;
 use tracing_appender::non_blocking::ErrorCounter;
 
@@ -29,11 +31,18 @@ pub struct Exporter {
     dropped_lines: ErrorCounter,
     /// How often a parent has started the worker again; none without a parent.
     restarts: Option<f64>,
+    /// Memory, descriptors and processor time of the process.
+    process: Collector,
+    actors: RuntimeMetrics,
 }
 
 impl Exporter {
     /// Installs the recorder, the first time.
-    pub fn install(registry: Arc<Registry>, dropped_lines: ErrorCounter) -> anyhow::Result<Self> {
+    pub fn install(
+        registry: Arc<Registry>,
+        dropped_lines: ErrorCounter,
+        actors: RuntimeMetrics,
+    ) -> anyhow::Result<Self> {
         let handle = match HANDLE.get() {
             Some(handle) => handle.clone(),
             None => {
@@ -45,11 +54,16 @@ impl Exporter {
                     .build_recorder();
                 let handle = recorder.handle();
                 metrics::set_global_recorder(recorder)?;
+                supervisors::events::register();
+                actors::events::register();
+                delivery::events::register();
                 HANDLE.get_or_init(|| handle).clone()
             }
         };
         let restarts = std::env::var(parent::RESTARTS).ok().and_then(|restarts| restarts.parse().ok());
-        Ok(Self { handle, registry, dropped_lines, restarts })
+        let process = Collector::default();
+        process.describe();
+        Ok(Self { handle, registry, dropped_lines, restarts, process, actors })
     }
 
     /// Folds histograms; without it they would grow. Called every few seconds.
@@ -59,7 +73,13 @@ impl Exporter {
 
     /// The text Prometheus scrapes.
     pub fn render(&self) -> String {
+        self.process.collect();
         let mut text = self.handle.render();
+        let busy: f64 =
+            (0..self.actors.num_workers()).map(|n| self.actors.worker_total_busy_duration(n).as_secs_f64()).sum();
+        family(&mut text, "steadycast_runtime_busy_seconds_total", "counter", [(String::new(), busy)]);
+        let threads = self.actors.num_workers() as f64;
+        family(&mut text, "steadycast_runtime_threads", "gauge", [(String::new(), threads)]);
         family(
             &mut text,
             "steadycast_log_lines_dropped_total",
@@ -82,7 +102,7 @@ impl Exporter {
 type StreamValue = fn(&LiveStream, Instant) -> f64;
 
 /// Series of each stream, written once.
-const STREAM_FAMILIES: [(&str, &str, StreamValue); 17] = [
+const STREAM_FAMILIES: [(&str, &str, StreamValue); 18] = [
     ("steadycast_stream_received_bytes_total", "counter", |stream, _| {
         count(&stream.stats, |stats| &stats.received_bytes)
     }),
@@ -109,6 +129,7 @@ const STREAM_FAMILIES: [(&str, &str, StreamValue); 17] = [
     ("steadycast_stream_held_bytes", "gauge", |stream, _| {
         (stream.window.snapshot().held_bytes() + stream.log.bytes()) as f64
     }),
+    ("steadycast_stream_spool_limit_bytes", "gauge", |stream, _| stream.settings.spool_bytes as f64),
     ("steadycast_stream_archive_age_seconds", "gauge", |stream, now| {
         stream.ledger.added().map_or(0.0, |at| now.into_std().saturating_duration_since(at).as_secs_f64())
     }),

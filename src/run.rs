@@ -116,9 +116,24 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     recordings_api::finish_interrupted(&mounts, &registry);
     let retention = config.retention();
     let slate = config.slate_clip().map_err(anyhow::Error::msg)?;
-    let environment =
-        Environment { registry, records, vitals: Arc::default(), slate, settings, used, mounts, retention };
-    Worker::new(config, environment, outside.dropped_lines)?.run(listeners, outside.shutdown, outside.reload)
+    let environment = Environment {
+        registry,
+        records,
+        vitals: Arc::default(),
+        view: Arc::default(),
+        slate,
+        settings,
+        used,
+        mounts,
+        retention,
+    };
+    let actors = runtime("actors", actor_threads())?;
+    let exporter = Exporter::install(environment.registry.clone(), outside.dropped_lines, actors.metrics())?;
+    let worker = Worker::new(config, environment, exporter);
+    let outcome = worker.run(&actors, listeners, outside.shutdown, outside.reload);
+    // Bounded: what is not done by then is dropped.
+    actors.shutdown_timeout(STOP_DEADLINE);
+    outcome
 }
 
 /// The archives' locks, all at once: storage that fails or hangs does not keep the show from going on; another process
@@ -160,8 +175,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(config: &Config, environment: Environment, dropped_lines: ErrorCounter) -> anyhow::Result<Self> {
-        let exporter = Exporter::install(environment.registry.clone(), dropped_lines)?;
+    fn new(config: &Config, environment: Environment, exporter: Exporter) -> Self {
         let health = Health {
             vitals: environment.vitals.clone(),
             actors: Arc::default(),
@@ -171,7 +185,7 @@ impl Worker {
             draining: Arc::default(),
             awake_since: Arc::new(Mutex::new(std::time::Instant::now())),
         };
-        Ok(Self {
+        Self {
             recordings_api: recordings_api::Context::new(environment.mounts.clone(), environment.registry.clone()),
             environment,
             keys: Arc::new(StaticKeys::new(config.keys.clone())),
@@ -180,16 +194,16 @@ impl Worker {
             chaos: config.chaos,
             drain: config.drain,
             max_bitrate: config.max_bitrate_mbit * 1_000_000,
-        })
+        }
     }
 
     fn run(
         self,
+        actors: &Runtime,
         listeners: Listeners,
         shutdown: impl Future<Output = Stop>,
         reload: Box<dyn Fn() -> Result<Config, Vec<Problem>> + Send>,
     ) -> anyhow::Result<()> {
-        let actors = runtime("actors", actor_threads())?;
         let (rtmp, http, health) =
             (listeners.rtmp.local_addr()?, listeners.http.local_addr()?, listeners.health.local_addr()?);
         let args = {
@@ -224,7 +238,6 @@ impl Worker {
         let _ = actors.block_on(root.stop_and_wait(None, Some(STOP_DEADLINE)));
         stop.send_replace(true);
         let _ = delivery.join();
-        actors.shutdown_timeout(STOP_DEADLINE);
         outcome
     }
 
@@ -238,7 +251,7 @@ impl Worker {
         let router = delivery::viewers::router(self.environment.registry.clone())
             .merge(delivery::recordings::router(&self.environment.mounts))
             .merge(recordings_api::reading(self.recordings_api.clone()))
-            .merge(admin::api(self.environment.registry.clone()))
+            .merge(admin::api(self.environment.registry.clone(), self.environment.view.clone()))
             .merge(admin::monitoring(self.exporter.clone(), self.health.clone()));
         let pulse = self.health.delivery.clone();
         let forever = move || {

@@ -16,6 +16,43 @@ use storage::signs::Health;
 use storage::{LiveStream, Mount};
 use tracing::{debug, error, info, warn};
 
+/// Lets counters begin at zero: who asks for an increase misses the first one of a series that was not there.
+pub fn register() {
+    for reason in ["stale", "silent", "unread", "takeover"] {
+        counter!("steadycast_publisher_evictions_total", "reason" => reason).increment(0);
+    }
+    for reason in
+        ["taken", "closing", "too_many_streams", "not_opened", "stopping", "bad_name", "denied", "codec", "overdue"]
+    {
+        counter!("steadycast_publish_refusals_total", "reason" => reason).increment(0);
+    }
+    for reason in ["total", "address"] {
+        counter!("steadycast_connections_refused_total", "reason" => reason).increment(0);
+    }
+    for reason in ["unpublished", "lost"] {
+        counter!("steadycast_publisher_ends_total", "reason" => reason).increment(0);
+    }
+    for reason in ["closed", "io", "protocol", "publish_overdue", "bitrate", "message_rate", "fenced", "does_not_read"]
+    {
+        counter!("steadycast_connections_ended_total", "reason" => reason).increment(0);
+    }
+    for name in [
+        "steadycast_publishes_total",
+        "steadycast_publishes_held_total",
+        "steadycast_sessions_ended_total",
+        "steadycast_slates_total",
+        "steadycast_accept_errors_total",
+        "steadycast_archive_damage_total",
+        "steadycast_archive_operations_abandoned_total",
+        "steadycast_recordings_finished_total",
+    ] {
+        counter!(name).increment(0);
+    }
+    for reason in Reason::ALL {
+        counter!("steadycast_recordings_removed_total", "reason" => reason.label()).increment(0);
+    }
+}
+
 /// A session was given a stream.
 pub fn publisher_granted(stream: &LiveStream, epoch: u64) {
     counter!("steadycast_publishes_total").increment(1);

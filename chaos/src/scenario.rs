@@ -157,7 +157,8 @@ pub fn run(names: &[String], setting: &Setting, markdown: Option<&Path>, json: O
     let mut outcomes = Vec::new();
     for scenario in scenarios {
         eprintln!("{} (seed {})", scenario.name, setting.seed);
-        let outcome = (scenario.run)(&setting).with_context(|| scenario.name)?;
+        // One that cannot be played is a broken promise of its own, and keeps no other from being played.
+        let outcome = (scenario.run)(&setting).unwrap_or_else(|error| Outcome::failed(&error));
         outcome.broken().iter().for_each(|broken| eprintln!("broken: {broken}"));
         outcomes.push((scenario.name, scenario.what, outcome));
     }

@@ -1,5 +1,6 @@
 // What is live, asked for every two seconds.
 import { element, link } from "./dom";
+import { tree } from "./tree";
 
 interface Stream {
   name: string;
@@ -16,7 +17,9 @@ const REFRESH_MS = 2000;
 export function list(main: HTMLElement): void {
   const table = element("table");
   const note = element("p", "Asking the server…");
-  main.replaceChildren(element("h1", "Live"), note, table);
+  const supervisors = element("section");
+  main.replaceChildren(element("h1", "Live"), note, table, supervisors);
+  tree(supervisors);
   const refresh = async (): Promise<void> => {
     try {
       const response = await fetch("/api/v1/streams", { signal: AbortSignal.timeout(REFRESH_MS * 2) });

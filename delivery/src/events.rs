@@ -5,6 +5,19 @@ use metrics::{counter, gauge, histogram};
 use std::io;
 use std::time::Duration;
 
+/// Lets counters begin at zero: who asks for an increase misses the first one of a series that was not there.
+pub fn register() {
+    for kind in ["document", "segment"] {
+        for status in ["2xx", "3xx", "4xx", "5xx"] {
+            counter!("steadycast_http_requests_total", "kind" => kind, "status" => status).increment(0);
+        }
+    }
+    for reason in ["total", "address"] {
+        counter!("steadycast_http_connections_refused_total", "reason" => reason).increment(0);
+    }
+    connections(0);
+}
+
 /// A viewer's request was answered.
 pub fn served(kind: &'static str, status: StatusCode, time: Duration) {
     counter!("steadycast_http_requests_total", "kind" => kind, "status" => class(status)).increment(1);

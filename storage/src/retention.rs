@@ -26,6 +26,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Age, Self::Size, Self::Free];
+
     /// Value of the metric's `reason` label.
     pub fn label(self) -> &'static str {
         match self {

@@ -6,6 +6,7 @@
 use crate::events;
 use crate::spec::{ChildSpec, Started};
 use crate::strategy::{Decision, Ending, History, Intensity};
+use crate::view::View;
 use actors::task;
 use ractor::{ActorCell, ActorId, SupervisionEvent};
 use std::sync::Arc;
@@ -44,6 +45,9 @@ struct Child {
 /// The children of one supervisor. `scope` names it in logs.
 pub struct Children {
     scope: String,
+    view: Arc<View>,
+    /// Its number among supervisors of this name.
+    number: u64,
     supervisor: ActorCell,
     children: Vec<Child>,
     respawn: Arc<dyn Fn(Respawn) + Send + Sync>,
@@ -52,7 +56,7 @@ pub struct Children {
 impl Children {
     /// A table of children, none started yet. `respawn` sends the message that comes back to [`Children::respawn`].
     pub fn new(
-        scope: String,
+        (scope, view): (String, Arc<View>),
         supervisor: ActorCell,
         intensity: Intensity,
         specs: Vec<ChildSpec>,
@@ -65,7 +69,14 @@ impl Children {
             running: None,
             generation: 0,
         };
-        Self { scope, supervisor, children: specs.into_iter().map(child).collect(), respawn: Arc::new(respawn) }
+        let number = view.begin(&scope);
+        let children = specs.into_iter().map(child).collect();
+        Self { scope, view, number, supervisor, children, respawn: Arc::new(respawn) }
+    }
+
+    /// The supervisor is to end for good: nobody of its name follows.
+    pub fn over(&self) {
+        self.view.forget(&self.scope, self.number);
     }
 
     /// Starts all children. One that does not start is tried again like one that failed.
@@ -121,6 +132,7 @@ impl Children {
             Ok(started) => {
                 child.history.started(Instant::now());
                 child.running = Some(started);
+                self.view.started(&self.scope, child.spec.name, child.generation);
                 Ok(())
             }
             // Never `?` on a spawn in a supervisor: it would take the healthy children with it.
@@ -141,6 +153,7 @@ impl Children {
                 Learned::GiveUp(child.spec.name)
             }
             Decision::RestartAfter(wait) => {
+                self.view.ended(&self.scope, child.spec.name, ending);
                 events::restarting(&self.scope, child.spec.name, child.generation, ending, reason);
                 let again = Respawn { index, generation: child.generation };
                 let respawn = self.respawn.clone();

@@ -4,6 +4,34 @@ use crate::strategy::Ending;
 use metrics::{counter, gauge};
 use tracing::{error, info, warn};
 
+/// Actors that are restarted.
+const ACTORS: [&str; 12] = [
+    "streams",
+    "storage_probe",
+    "retention",
+    "watchdog",
+    "rtmp_listener",
+    "publisher_lock",
+    "segmenter",
+    "archiver",
+    "recorder",
+    "watcher",
+    "slate",
+    "stream",
+];
+
+/// Lets every counter begin at zero: who asks for an increase misses the first one of a series that was not there.
+pub fn register() {
+    for ending in Ending::ALL {
+        for actor in ACTORS {
+            counter!("steadycast_actor_restarts_total", "actor" => actor, "reason" => ending.label()).increment(0);
+        }
+        counter!("steadycast_actor_failures_total", "actor" => "session", "reason" => ending.label()).increment(0);
+        counter!("steadycast_stream_rebuilds_total", "reason" => ending.label()).increment(0);
+    }
+    counter!("steadycast_sessions_adopted_total").increment(0);
+}
+
 /// A child ended and will be started again.
 pub fn restarting(scope: &str, child: &'static str, generation: u64, ending: Ending, reason: &str) {
     counter!("steadycast_actor_restarts_total", "actor" => child, "reason" => ending.label()).increment(1);

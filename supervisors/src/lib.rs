@@ -8,6 +8,7 @@ pub mod strategy;
 pub mod stream;
 pub mod streams;
 pub mod tree;
+pub mod view;
 pub mod watchdog;
 
 pub use spec::{ChildSpec, Restart};

@@ -76,8 +76,9 @@ impl Actor for Root {
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         let (cell, again) = (myself.get_cell(), myself.clone());
         let respawn = move |respawn| drop(again.send_message(Msg::Respawn(respawn)));
+        let scope = ("root".to_owned(), args.environment.view.clone());
         let vital = args.environment.vitals.register("root", Place::Root, myself.get_id(), None);
-        Ok(State { children: Children::new("root".to_owned(), cell, INTENSITY, specs(args, &myself), respawn), vital })
+        Ok(State { children: Children::new(scope, cell, INTENSITY, specs(args, &myself), respawn), vital })
     }
 
     async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {

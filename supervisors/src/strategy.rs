@@ -29,6 +29,10 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Stopped, Self::Failed, Self::FailedIo, Self::Killed, Self::Stuck, Self::NotStarted];
+
     /// Value of the metric's `reason` label.
     pub fn label(self) -> &'static str {
         match self {

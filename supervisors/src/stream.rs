@@ -79,7 +79,7 @@ impl Actor for StreamSupervisor {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
-        let scope = args.stream.name.to_string();
+        let scope = (args.stream.name.to_string(), args.environment.view.clone());
         let (cell, again) = (myself.get_cell(), myself.clone());
         let respawn = move |respawn| drop(again.send_message(Msg::Respawn(respawn)));
         let children = Children::new(scope, cell, INTENSITY, specs(&args, &myself), respawn);
@@ -97,7 +97,10 @@ impl Actor for StreamSupervisor {
         match msg {
             Msg::Ask(ask) => state.ask(&myself, ask),
             Msg::Notice(Notice::Granted(epoch, session)) => state.link(&myself, epoch, session),
-            Msg::Notice(Notice::Over(_)) => myself.stop(Some("the session is over".to_owned())),
+            Msg::Notice(Notice::Over(_)) => {
+                state.children.over();
+                myself.stop(Some("the session is over".to_owned()));
+            }
             Msg::LockStarted(lock) => {
                 let _ = lock.send_message(publisher_lock::Msg::Holder(state.session.clone()));
             }

@@ -1,5 +1,6 @@
 //! What every tree needs to be built, and blows dealt to it on purpose.
 
+use crate::view::View;
 use actors::{
     Fault, Vitals, archiver, publisher_lock, recorder, retention, rtmp_listener, segmenter, slate, storage_probe,
     watcher,
@@ -25,6 +26,8 @@ pub struct Environment {
     pub retention: Limits,
     /// Vital signs of all actors.
     pub vitals: Arc<Vitals>,
+    /// The tree as it is.
+    pub view: Arc<View>,
     /// What is shown while an encoder is away, where that is wanted; without a clip the last picture.
     pub slate: Option<Arc<actors::slate::Clip>>,
     /// How new streams are packaged.

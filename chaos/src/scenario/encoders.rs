@@ -240,7 +240,7 @@ pub fn flap(setting: &Setting, cycles: usize, within: Duration) -> anyhow::Resul
     let resident = || anyhow::Ok(usage_of_tree(server.pid())?.resident >> 20);
     // Compared are two moments in which the window is full of ordinary segments.
     let settled = |before: u64| {
-        wait_for("a full window", LISTED, || {
+        wait_for("a full window", 3 * LISTED, || {
             server.metric("steadycast_stream_segments_published_total", "live/show").unwrap_or(0.0) as u64 > before + 12
         })
     };

@@ -37,6 +37,12 @@ pub struct Told {
 }
 
 impl Outcome {
+    /// Of a scenario that could not be played to its end.
+    pub fn failed(error: &anyhow::Error) -> Self {
+        let (text, broken) = ("It could not be played to its end.".to_owned(), vec![format!("{error:#}")]);
+        Self { told: vec![Told { text, figures: serde_json::Value::Null, broken }], ..Self::default() }
+    }
+
     /// Adds what came of a part of it.
     pub fn add(&mut self, part: Self) {
         self.rows.extend(part.rows);

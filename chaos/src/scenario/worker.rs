@@ -1,10 +1,10 @@
 //! The worker process is killed, upgraded, wedged and left without descriptors; its parent and the others go on.
 
-use super::browser::Browser;
+use super::browser::{Browser, Played};
 use super::chance::Chance;
 use super::report::{Outcome, Told};
 use super::stage::{start, start_supervised};
-use super::viewer::Viewer;
+use super::viewer::{Seen, Viewer};
 use super::witness::{Pictures, Witness};
 use super::{Setting, clip};
 use crate::clip::Clip;
@@ -12,7 +12,7 @@ use crate::encoder::Encoder;
 use crate::rtmp_client::Target;
 use crate::server::{Server, get, wait_for};
 use anyhow::Context;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::net::TcpStream;
 use std::process::Command;
@@ -35,6 +35,8 @@ const VIEWERS: usize = 4;
 const POLL: Duration = Duration::from_millis(20);
 /// How long an encoder waits before it connects again: none waits less.
 const RETRY: Duration = Duration::from_millis(100);
+/// From one end of the worker to the next, at most.
+const PAUSE: Duration = Duration::from_secs(12);
 /// Descriptors the process has in the scenario that takes them away.
 const DESCRIPTORS: usize = 80;
 
@@ -133,6 +135,15 @@ impl Knocking {
     }
 }
 
+/// What came of the ends of a worker.
+#[derive(Debug, Default)]
+struct Ends {
+    /// From a kill to the first answer.
+    longest: Duration,
+    gaps: usize,
+    broken: Vec<String>,
+}
+
 /// The worker of so many streams is killed a few times, and upgraded once; `browser`: hls.js plays meanwhile.
 pub fn kill(setting: &Setting, streams: usize, kills: usize, browser: bool) -> anyhow::Result<Outcome> {
     let clip = Arc::new(Clip::read(&clip(&setting.directory)?)?);
@@ -142,73 +153,87 @@ pub fn kill(setting: &Setting, streams: usize, kills: usize, browser: bool) -> a
         (0..VIEWERS.min(streams)).map(|n| Viewer::start(server.url(&format!("/live/show-{n}/0.m3u8")))).collect();
     wait_for("segments", LISTED, || viewers.iter().all(|viewer| viewer.segments() >= 3))?;
     let knocking = Knocking::at(&server, streams);
-    let pause = Duration::from_secs(12);
-    let time = pause * (kills as u32 + 2);
+    let time = PAUSE * (kills as u32 + 2);
     let browser = browser.then(|| Browser::play(&server.url("/live/show-0/index.m3u8"), time)).transpose()?;
-    let (mut chance, mut broken, mut longest) = (Chance::of(setting.seed), Vec::new(), Duration::ZERO);
+    let (mut chance, mut ends) = (Chance::of(setting.seed), Ends::default());
     for number in 0..=kills {
         // The moment is chance's, and far enough from the one before that every stream is back.
-        std::thread::sleep(pause.mul_f64(0.8 + 0.2 * chance.share()));
+        std::thread::sleep(PAUSE.mul_f64(0.8 + 0.2 * chance.share()));
+        ends.end_worker(&server, &viewers, &knocking, number == kills)?;
+    }
+    ends.broken.extend(knocking.stop().into_iter().take(5));
+    let played = browser.map(Browser::finish).transpose()?;
+    let (retries, failures) = fleet.stop();
+    ends.broken.extend(failures.into_iter().take(5));
+    if retries != streams * (kills + 1) {
+        ends.broken
+            .push(format!("{streams} encoders came back {retries} times after {} ends of the worker", kills + 1));
+    }
+    for viewer in viewers {
+        ends.saw(viewer.stop(), kills as u64 + 1);
+    }
+    let mut text = format!(
+        "{streams} live streams under `steadycast supervise`; the worker was killed with -9 {kills} times and upgraded once (SIGUSR2). The first playlist was answered {:.2} s after a kill at most; no request was refused or answered with 404; {retries} times an encoder came back, each accepted at its first try; one discontinuity each time, {} gaps for {VIEWERS} viewers.",
+        ends.longest.as_secs_f64(),
+        ends.gaps,
+    );
+    if let Some(played) = &played {
+        text.push_str(&ends.played(played));
+    }
+    let figures = json!({ "streams": streams, "kills": kills, "longest_s": ends.longest.as_secs_f64(), "retries": retries, "gaps": ends.gaps, "played": played });
+    Ok(Outcome { told: vec![Told { text, figures, broken: ends.broken }], ..Outcome::default() })
+}
+
+impl Ends {
+    fn end_worker(
+        &mut self,
+        server: &Server,
+        viewers: &[Viewer],
+        knocking: &Knocking,
+        upgrade: bool,
+    ) -> anyhow::Result<()> {
         let before = server.worker().context("the worker")?;
         let seen: Vec<_> = viewers.iter().map(Viewer::segments).collect();
         let struck = Instant::now();
-        if number < kills {
-            kill_process(before, Signal::KILL)?;
+        if upgrade {
+            let parent = Pid::from_raw(i32::try_from(server.pid())?).context("the parent")?;
+            kill_process(parent, Signal::USR2)?;
         } else {
-            kill_process(
-                rustix::process::Pid::from_raw(i32::try_from(server.pid())?).context("the parent")?,
-                Signal::USR2,
-            )?;
+            kill_process(before, Signal::KILL)?;
         }
         wait_for("another worker", LISTED, || server.worker().is_some_and(|worker| worker != before))?;
-        let gone = struck.elapsed();
-        wait_for("a playlist", LISTED, || knocking.last().is_some_and(|last| last > struck + gone))?;
+        let gone = Instant::now();
+        wait_for("a playlist", LISTED, || knocking.last().is_some_and(|last| last > gone))?;
         let answered = knocking.last().map_or(LISTED, |last| last - struck);
-        if number < kills {
-            longest = longest.max(answered);
-            if answered > ANSWERED {
-                broken.push(format!(
-                    "kill {number}: the first playlist was answered after {:.2} s",
-                    answered.as_secs_f64()
-                ));
-            }
+        if !upgrade {
+            self.longest = self.longest.max(answered);
+            let late = answered > ANSWERED;
+            self.broken.extend(late.then(|| format!("the first playlist came after {:.2} s", answered.as_secs_f64())));
         }
         wait_for("new segments", LISTED, || {
             viewers.iter().zip(&seen).all(|(viewer, seen)| viewer.segments() > seen + 1)
         })?;
+        Ok(())
     }
-    broken.extend(knocking.stop().into_iter().take(5));
-    let played = browser.map(Browser::finish).transpose()?;
-    let (retries, failures) = fleet.stop();
-    broken.extend(failures.into_iter().take(5));
-    if retries != streams * (kills + 1) {
-        broken.push(format!("{streams} encoders came back {retries} times after {} ends of the worker", kills + 1));
-    }
-    let mut gaps = 0;
-    for viewer in viewers {
-        let seen = viewer.stop();
-        broken.extend(seen.broken);
-        gaps += seen.gaps.len();
-        if seen.discontinuities != kills as u64 + 1 {
-            broken.push(format!("{} discontinuities after {} ends of the worker", seen.discontinuities, kills + 1));
+
+    fn saw(&mut self, seen: Seen, ends: u64) {
+        self.broken.extend(seen.broken);
+        self.gaps += seen.gaps.len();
+        if seen.discontinuities != ends {
+            self.broken.push(format!("{} discontinuities after {ends} ends of the worker", seen.discontinuities));
         }
     }
-    let mut text = format!(
-        "{streams} live streams under `steadycast supervise`; the worker was killed with -9 {kills} times and upgraded once (SIGUSR2). The first playlist was answered {:.2} s after a kill at most; no request was refused or answered with 404; {retries} times an encoder came back, each accepted at its first try; one discontinuity each time, {gaps} gaps for {VIEWERS} viewers.",
-        longest.as_secs_f64()
-    );
-    if let Some(played) = &played {
+
+    fn played(&mut self, played: &Played) -> String {
         let fatal = played.errors.iter().filter(|error| error["fatal"] == true).count();
-        text.push_str(&format!(
-            " Stock hls.js played {:.0} s without a reload, with {} stalls of {:.0} ms in all.",
-            played.played_s, played.stalls, played.stalled_ms
-        ));
         if fatal > 0 || played.played_s == 0.0 {
-            broken.push(format!("hls.js met {fatal} fatal errors: {:?}", played.errors));
+            self.broken.push(format!("hls.js met {fatal} fatal errors: {:?}", played.errors));
         }
+        let Played { played_s, stalls, stalled_ms, .. } = played;
+        format!(
+            " Stock hls.js played {played_s:.0} s without a reload, with {stalls} stalls of {stalled_ms:.0} ms in all."
+        )
     }
-    let figures = json!({ "streams": streams, "kills": kills, "longest_s": longest.as_secs_f64(), "retries": retries, "gaps": gaps, "played": played });
-    Ok(Outcome { told: vec![Told { text, figures, broken }], ..Outcome::default() })
 }
 
 /// All threads of the actors' runtime are blocked: health says so, and the parent starts another worker.

@@ -111,6 +111,7 @@ fn environment(directory: &TempDir, archive: Arc<dyn Archive>) -> Environment {
         mounts: Mounts::only(Mount::of("default", directory.path(), archive, SyncPolicy::Never).expect("threads")),
         vitals: Arc::default(),
         slate: None,
+        view: Arc::default(),
         settings: StreamSettings {
             all: LiveSettings { packaging: PACKAGING, grace: GRACE, ..LiveSettings::default() },
             takeover: Arc::default(),

@@ -174,7 +174,7 @@ impl Actor for Patient {
         let intensity = Intensity { restarts: 5, period: Duration::from_secs(60) };
         let again = myself.clone();
         let respawn = move |respawn| drop(again.send_message(PatientMsg::Respawn(respawn)));
-        Ok(Children::new("test".to_owned(), myself.get_cell(), intensity, vec![spec], respawn))
+        Ok(Children::new(("test".to_owned(), Arc::default()), myself.get_cell(), intensity, vec![spec], respawn))
     }
 
     async fn post_start(&self, _: ActorRef<PatientMsg>, children: &mut Children) -> Result<(), ActorProcessingErr> {

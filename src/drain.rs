@@ -47,8 +47,9 @@ pub async fn stop_signal() -> Stop {
 pub async fn drain(root: &ActorRef<root::Msg>, registry: &Registry, health: &Health, serve: Duration) {
     let begun = Instant::now();
     health.draining.store(true, Ordering::Relaxed);
-    // Without a service manager nobody hears it.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    // Without a service manager nobody hears it; one that does not read keeps only this thread.
+    let stopping = || drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+    let _ = std::thread::Builder::new().name("service".to_owned()).spawn(stopping);
     info!(serve_s = serve.as_secs(), "draining: no encoder is accepted any more, told again it ends at once");
     let drained = async {
         if root.send_message(root::Msg::Drain).is_ok() {

@@ -5,9 +5,10 @@
 use crate::health::{Health, Wedged};
 use metrics::gauge;
 use ractor::ActorRef;
+use sd_notify::NotifyState;
 use std::fs;
 use std::io::Write;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use supervisors::root;
@@ -24,7 +25,7 @@ const MAX_THREADS: usize = 64;
 
 /// Watches until the process ends.
 pub fn start(health: Health, root: ActorRef<root::Msg>) -> std::io::Result<()> {
-    let mut guard = Guard { health, root, looked: Instant::now(), service: Service::of_environment() };
+    let mut guard = Guard { health, root, looked: Instant::now(), service: Service::of_environment()? };
     guard.service.ready();
     let forever = move || {
         loop {
@@ -68,28 +69,34 @@ impl Guard {
     }
 }
 
-/// The service manager (sd_notify(3)), if one wants to hear of us.
+/// The service manager (sd_notify(3)), if one wants to hear of us. Told by a thread of its own: one that does not read
+/// would keep us from looking.
 struct Service {
     every: Option<Duration>,
     told: Option<Instant>,
+    speaker: SyncSender<NotifyState<'static>>,
 }
 
 impl Service {
-    fn of_environment() -> Self {
+    fn of_environment() -> std::io::Result<Self> {
+        // What is not said while it does not read need not be said later.
+        let (speaker, said) = sync_channel(1);
+        let speak = move || said.into_iter().for_each(|state| drop(sd_notify::notify(&[state])));
+        thread::Builder::new().name("service".to_owned()).spawn(speak)?;
         // Half the time after which the service manager acts, as sd_watchdog_enabled(3) has it.
-        Self { every: sd_notify::watchdog_enabled().map(|time| time / 2), told: None }
+        Ok(Self { every: sd_notify::watchdog_enabled().map(|time| time / 2), told: None, speaker })
     }
 
     /// Without a service manager nobody hears it, and nothing is wrong.
     fn ready(&self) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let _ = self.speaker.try_send(NotifyState::Ready);
     }
 
     fn alive(&mut self, now: Instant) {
         let Some(every) = self.every else { return };
         if self.told.is_none_or(|told| now.saturating_duration_since(told) >= every) {
             self.told = Some(now);
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            let _ = self.speaker.try_send(NotifyState::Watchdog);
         }
     }
 }

@@ -23,8 +23,8 @@ const WRITE_AGAIN: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct EncoderSocket {
     reading: Reading,
-    /// Bytes of the last read.
-    last: usize,
+    /// Bytes read since it was last waited for.
+    came: usize,
 }
 
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl EncoderSocket {
     pub fn new(socket: TcpStream) -> Self {
         // Answers are small and waited for. A socket that refuses the option still works.
         let _ = socket.set_nodelay(true);
-        Self { reading: Reading::AtOnce(socket), last: 0 }
+        Self { reading: Reading::AtOnce(socket), came: 0 }
     }
 
     /// From now on it is read in step.
@@ -55,13 +55,14 @@ impl EncoderSocket {
     }
 
     /// Waits until it should be read, at most `slice`; false if nothing has come.
-    pub async fn ready(&self, slice: Duration) -> io::Result<bool> {
+    pub async fn ready(&mut self, slice: Duration) -> io::Result<bool> {
+        let came = std::mem::take(&mut self.came);
         match &self.reading {
             Reading::AtOnce(socket) => {
                 timeout(slice, socket.readable()).await.map_or(Ok(false), |ready| ready.map(|()| true))
             }
             Reading::InStep(_) => {
-                let step = if self.last >= MUCH { SHORT_STEP } else { STEP };
+                let step = if came >= MUCH { SHORT_STEP } else { STEP };
                 sleep_until(next_step(Instant::now(), step)).await;
                 Ok(true)
             }
@@ -76,7 +77,7 @@ impl EncoderSocket {
             Reading::InStep(socket) => socket.read(buffer),
             Reading::Lost => Err(io::ErrorKind::NotConnected.into()),
         };
-        self.last = *read.as_ref().unwrap_or(&0);
+        self.came += read.as_ref().unwrap_or(&0);
         read
     }
 

@@ -234,13 +234,22 @@ impl State {
             return Err(End::new("closed", "closed"));
         }
         if self.socket.ready(READ_SLICE).await.map_err(End::io)? {
-            let (events, failed) = self.read()?;
-            self.act(myself, events).await?;
-            failed.map_or(Ok(()), Err)?;
+            self.read_and_act(myself).await?;
+            if matches!(self.phase, Phase::Publishing(_)) {
+                // Its end is behind what it had sent: not noticed before the next step otherwise, and whoever comes in its
+                // place would wait for that.
+                self.read_and_act(myself).await?;
+            }
         }
         self.flush().await?;
         self.wants_to_read = !matches!(self.phase, Phase::Asking(..));
         Ok(())
+    }
+
+    async fn read_and_act(&mut self, myself: &ActorRef<Msg>) -> Result<(), End> {
+        let (events, failed) = self.read()?;
+        self.act(myself, events).await?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// Reads what is there behind the bytes kept from before, and parses it.

@@ -9,6 +9,8 @@ mod harness;
 mod hostile;
 mod http;
 mod players;
+mod process;
+mod prometheus;
 mod reconnect;
 mod recordings;
 mod restart;

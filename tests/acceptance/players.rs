@@ -173,3 +173,24 @@ fn the_archive_alone_plays_from_a_static_web_server() {
 fn static_server_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
 }
+
+#[test]
+fn the_page_shows_the_supervision_tree_and_restarts_as_they_happen() {
+    let (server, _publisher) = show(&[]);
+    let mut page = Command::new("node")
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/acceptance/players"))
+        .args(["tree.mjs", &server.url("/"), "live/show segmenter"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("node: `make tools` installs it");
+    let mut lines = BufReader::new(page.stdout.take().expect("piped")).lines();
+    let mut line = || lines.next().expect("a line").expect("text");
+    assert_eq!(line(), "1 0 - quiet");
+    server.strike("show", "segmenter", "panic");
+    assert_eq!(line(), "2 1 failed fresh");
+    // Told to end, it closes Chromium; killed, it would leave that behind.
+    rustix::process::kill_process(rustix::process::Pid::from_child(&page), rustix::process::Signal::TERM)
+        .expect("running");
+    page.wait().expect("ended");
+}

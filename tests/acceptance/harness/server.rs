@@ -43,10 +43,35 @@ impl Server {
         Self::start_in(self.directory.clone(), self.data.clone(), addresses, options)
     }
 
-    /// Starts under a parent, which starts it again whenever it ends.
-    pub fn supervised(options: &[&str]) -> Self {
+    /// Starts with variables in its environment.
+    pub fn start_with_environment(variables: &[(&str, String)], options: &[&str]) -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("temporary directory"));
         let data = directory.path().join("data");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_steadycast"));
+        command.arg("serve").envs(variables.iter().map(|(name, value)| (name, value)));
+        Self::start_with(command, directory, data, ["127.0.0.1:0"; 3], options)
+    }
+
+    /// Starts in the directories of one that has ended.
+    pub fn start_again(directory: Arc<TempDir>, options: &[&str]) -> Self {
+        let data = directory.path().join("data");
+        Self::start_in(directory, data, ["127.0.0.1:0"; 3], options)
+    }
+
+    /// Starts under a parent, which starts it again whenever it ends.
+    pub fn supervised(options: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let data = directory.path().join("data");
+        Self::supervised_in(directory, &data, options)
+    }
+
+    /// The same with its archive in a directory of the test's.
+    pub fn supervised_on(data: &Path, options: &[&str]) -> Self {
+        Self::supervised_in(tempfile::tempdir().expect("temporary directory"), data, options)
+    }
+
+    fn supervised_in(directory: TempDir, data: &Path, options: &[&str]) -> Self {
+        let (directory, data) = (Arc::new(directory), data.to_owned());
         let mut command = Command::new(env!("CARGO_BIN_EXE_steadycast"));
         command.arg("supervise");
         Self::start_with(command, directory, data, ["127.0.0.1:0"; 3], options)
@@ -62,6 +87,17 @@ impl Server {
     /// Sends the process a signal.
     pub fn tell(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// Waits for its end, and keeps its directories.
+    pub fn exit_keeping(self) -> (std::process::ExitStatus, Arc<TempDir>) {
+        let directory = self.directory.clone();
+        (self.exit(), directory)
+    }
+
+    /// Its log, which outlives it.
+    pub fn log(&self) -> Arc<Mutex<Vec<String>>> {
+        self.log.clone()
     }
 
     /// Waits for its end.
@@ -150,6 +186,14 @@ impl Server {
     pub fn strike(&self, name: &str, child: &str, blow: &str) {
         let url = format!("http://{}/chaos/v1/strike?stream=live/{name}&child={child}&blow={blow}", self.health);
         ureq::post(&url).send_empty().expect("accepted");
+    }
+
+    /// A child of the supervision tree, as the API tells it.
+    pub fn node(&self, supervisor: &str, child: &str) -> Option<serde_json::Value> {
+        let text = ureq::get(&self.url("/api/v1/tree")).call().ok()?.body_mut().read_to_string().ok()?;
+        let tree: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let supervisors = tree["supervisors"].as_array().expect("supervisors");
+        supervisors.iter().find(|found| found["name"] == supervisor).map(|found| found["children"][child].clone())
     }
 
     /// The sum of all series of a metric whose labels contain `label`.

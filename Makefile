@@ -1,5 +1,5 @@
 # The two commands: `make run` and `make test`. The others are parts of them, or longer forms.
-.PHONY: run test check console tools verify bench chaos stages profile audit watch clean
+.PHONY: run test check console tools verify bench chaos monkey soak stages profile audit watch clean
 
 CARGO ?= cargo
 TOOLS := $(CURDIR)/target/tools
@@ -41,11 +41,21 @@ bench: tools
 	$(CARGO) build --release --quiet -p steadycast -p chaos
 	target/release/chaos bench
 
-# Every fault of storage, and kills, judged: about 50 minutes; writes docs/chaos-report.md. Needs root. SEED=N for other
-# moments.
+# Every fault of storage, encoders, actors and processes, judged: about 65 minutes; writes docs/chaos-report.md. Needs
+# root. SEED=N for other moments.
 chaos: tools
 	$(CARGO) build --release --quiet -p steadycast -p chaos
 	target/release/chaos matrix --seed $(or $(SEED),1) --report docs/chaos-report.md --json target/chaos/report.json
+
+# Faults of all kinds at random, for MINUTES. Needs root.
+monkey: tools
+	$(CARGO) build --release --quiet -p steadycast -p chaos
+	target/release/chaos monkey --seed $(or $(SEED),1) --minutes $(or $(MINUTES),10)
+
+# The same for an hour with 200 streams, the worker never killed: its memory must not grow. Writes docs/soak.md.
+soak: tools
+	$(CARGO) build --release --quiet -p steadycast -p chaos
+	target/release/chaos monkey --soak --seed $(or $(SEED),1) --minutes $(or $(MINUTES),60) --streams 200 --report docs/soak.md
 
 # Instructions and allocations of each stage, whatever else the machine does; writes docs/stages.md.
 stages: tools

@@ -204,10 +204,16 @@ impl Config {
             note(problems, (*field).to_owned(), mistake.unwrap_or(Ok(())));
         }
         let directories: Vec<_> = self.directories().chain([("runtime-dir", &*self.runtime_dir)]).collect();
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let directories: Vec<_> = directories.into_iter().map(|(field, path)| (field, absolute(path))).collect();
         for (n, (field, directory)) in directories.iter().enumerate() {
-            if directories[..n].iter().any(|(_, other)| other == directory) {
-                let mistake =
-                    format!("{} is used twice; each archive and the records need their own", directory.display());
+            let inside = |other: &PathBuf| directory.starts_with(other) || other.starts_with(directory);
+            if let Some((_, other)) = directories[..n].iter().find(|(_, other)| inside(other)) {
+                let mistake = format!(
+                    "{} and {} are the same, or one is inside the other; each archive and the records need their own",
+                    directory.display(),
+                    other.display()
+                );
                 note(problems, (*field).to_owned(), Err(mistake));
             }
         }
@@ -412,6 +418,8 @@ mod tests {
     fn addresses_and_directories_that_collide_are_mistakes() {
         let text = "rtmp = '127.0.0.1:9'\nhealth = '127.0.0.1:9'\ndata = '/tmp/x'\nruntime-dir = '/tmp/x'\n";
         assert_eq!(load_text(text, &[]).expect_err("mistakes").len(), 2);
+        let nested = "data = '/tmp/x'\n[archives]\nvod = '/tmp/./x/vod'\n";
+        assert_eq!(load_text(nested, &[]).expect_err("mistake").len(), 1);
         assert!(load_text("rtmp = '127.0.0.1:0'\nhttp = '127.0.0.1:0'\n", &[]).is_ok());
     }
 

@@ -15,6 +15,7 @@ mod report;
 mod stage;
 mod storage;
 mod viewer;
+mod watching;
 pub mod witness;
 mod worker;
 
@@ -50,7 +51,7 @@ pub struct Scenario {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 18] = [
+pub const SCENARIOS: [Scenario; 19] = [
     Scenario {
         name: "storage",
         what: "each operation fails with each error, once, for 5 s and for 60 s; hangs, delays, short writes, directories \
@@ -111,6 +112,11 @@ pub const SCENARIOS: [Scenario; 18] = [
     Scenario { name: "wedge", what: "every thread of the actors' runtime is blocked", run: worker::wedge },
     Scenario { name: "descriptors", what: "the process has no descriptors left", run: worker::descriptors },
     Scenario {
+        name: "watching",
+        what: "a stock hls.js watches while encoders go and come back, with a slate and without, and while actors fail",
+        run: watching::run,
+    },
+    Scenario {
         name: "monkey",
         what: "faults of all kinds at random, for three minutes; see `chaos monkey`",
         run: |setting| monkey::run(setting, Plan { minutes: 3, streams: 6, kills: true }),
@@ -118,7 +124,7 @@ pub const SCENARIOS: [Scenario; 18] = [
 ];
 
 /// Those whose outcome is `docs/chaos-report.md`.
-pub const MATRIX: [&str; 12] = [
+pub const MATRIX: [&str; 13] = [
     "encoders",
     "fight",
     "flap",
@@ -126,6 +132,7 @@ pub const MATRIX: [&str; 12] = [
     "worker",
     "wedge",
     "descriptors",
+    "watching",
     "monkey",
     "kills",
     "caught",

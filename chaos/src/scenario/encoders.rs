@@ -80,7 +80,7 @@ pub fn deaths(setting: &Setting, tries: usize) -> anyhow::Result<Outcome> {
         let (median, longest) = (times.get(times.len() / 2), times.last());
         let seconds = |time: Option<&Duration>| time.copied().unwrap_or_default().as_secs_f64();
         let text = format!(
-            "The old encoder is {}: of {tries} that asked for its stream at once, {} were accepted, after {:.2} s in the middle, {:.2} s at the 99th percentile, {:.2} s at most (3.5 s are promised, and no refusal).",
+            "The old encoder: {}. Of {tries} that asked for its stream at once, {} were accepted, after {:.2} s in the middle, {:.2} s at the 99th percentile, {:.2} s at most (3.5 s are promised, and no refusal).",
             death.label(),
             times.len(),
             seconds(median),

@@ -12,12 +12,14 @@ use std::time::Duration;
 /// The show before the blow, and all of it.
 const BEFORE: Duration = Duration::from_secs(4);
 const WATCHED: Duration = Duration::from_secs(18);
-/// How long the live path waits, milliseconds: three target durations.
-const BLOCK_MS: u64 = 6000;
+/// How long the live path waits each time, milliseconds: a handler that took longer would be replaced, ...
+const BLOCK_MS: u64 = 850;
+/// ... and how often: three target durations in all.
+const BLOCKS: u64 = 7;
 const LISTED: Duration = Duration::from_secs(20);
 const TARGET: Duration = Duration::from_secs(2);
 
-/// Blocks a segmenter, as a write that hangs would.
+/// Blocks a segmenter again and again, as slow writes would.
 pub fn run(setting: &Setting) -> anyhow::Result<Outcome> {
     let directory = setting.directory.join(format!("caught-{}", std::process::id()));
     let runtime = format!("/dev/shm/chaos-caught-{}", std::process::id());
@@ -33,7 +35,9 @@ pub fn run(setting: &Setting) -> anyhow::Result<Outcome> {
     // A show that is well before: what is measured, and nothing that is waited for.
     std::thread::sleep(BEFORE);
     let blow = format!("/chaos/v1/strike?stream=live/show-0&child=segmenter&blow=block&milliseconds={BLOCK_MS}");
-    ureq::post(&server.health_url(&blow)).send_empty()?;
+    for _ in 0..BLOCKS {
+        ureq::post(&server.health_url(&blow)).send_empty()?;
+    }
     let mut observed = Observed::undisturbed("the segmenter is blocked".to_owned(), TARGET);
     observed.saw(witness.finish()?);
     drop(server);
@@ -45,7 +49,7 @@ pub fn run(setting: &Setting) -> anyhow::Result<Outcome> {
     let found = observed.broken();
     let noticed = found.iter().any(|broken| broken.contains("no new segment"));
     let text = format!(
-        "The segmenter was blocked for {BLOCK_MS} ms. The judge found: {}.",
+        "The segmenter was blocked {BLOCKS} times for {BLOCK_MS} ms. The judge found: {}.",
         if found.is_empty() { "nothing".to_owned() } else { found.join("; ") }
     );
     let broken = if noticed { Vec::new() } else { vec!["the judge did not notice".to_owned()] };

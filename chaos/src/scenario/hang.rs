@@ -58,12 +58,14 @@ pub fn run(setting: &Setting, hang: Duration) -> anyhow::Result<Outcome> {
         server.metric("steadycast_storage_degraded", "").is_ok_and(|degraded| degraded == 0.0)
     });
     let published = publishing.join().map_err(|_| anyhow::anyhow!("the generator panicked"))??;
+    let stuck = server.logged("stuck, another one takes its place");
     drop(server);
     drop(mount);
     for directory in [directory, runtime.into()] {
         let _ = std::fs::remove_dir_all(directory);
     }
-    let seen = Seen { hang, before, looks, spooled, disconnected: published.disconnected, healed: healed.is_ok() };
+    let seen =
+        Seen { hang, before, looks, spooled, disconnected: published.disconnected, healed: healed.is_ok(), stuck };
     Ok(Outcome { told: vec![seen.told()], ..Outcome::default() })
 }
 
@@ -78,11 +80,13 @@ struct Seen {
     spooled: u64,
     disconnected: usize,
     healed: bool,
+    /// Actors that were found stuck: none may wait for storage.
+    stuck: usize,
 }
 
 impl Seen {
     fn told(self) -> Told {
-        let Self { hang, before, looks, spooled, disconnected, healed } = self;
+        let Self { hang, before, looks, spooled, disconnected, healed, stuck } = self;
         let peak = looks.iter().map(|(_, mib)| *mib).max().unwrap_or(0);
         let full: Vec<u64> = looks.iter().filter(|(at, _)| *at >= FILLED).map(|(_, mib)| *mib).collect();
         let growth = full.last().copied().unwrap_or(0).saturating_sub(full.first().copied().unwrap_or(0));
@@ -102,6 +106,7 @@ impl Seen {
             format!("spools held {spooled} MiB at the end, which proves nothing: {filled} were expected"),
         );
         check(disconnected == 0, format!("{} publishers were disconnected", disconnected));
+        check(stuck == 0, format!("{stuck} actors were stuck"));
         check(healed, "storage was not well again in time".to_owned());
         let text = format!(
             "{STREAMS} streams of 945 kbit/s were recorded with a spool of {SPOOL_MIB} MiB each while every storage operation hung for {} s. Resident memory was {before} MiB before, {peak} MiB at most (the bound is what there was, the spools, and {SLACK_MIB} MiB), and grew by {growth} MiB from {} s on, when spools were full; they held {spooled} MiB at the end. Publishers disconnected: {}.",

@@ -4,7 +4,7 @@ use super::asking::Asking;
 use super::browser::Browser;
 use super::judge::{Observed, Recorded};
 use super::matrix::{Cell, Fault};
-use super::report::{Outcome, Row};
+use super::report::{Outcome, Row, Told};
 use super::stage::Removed;
 use super::witness::{Pictures, Testimony, Witness, sha};
 use super::{Setting, clip};
@@ -163,7 +163,15 @@ impl Stage {
             observed.played = played.take();
             rows.push(Row { broken: observed.broken(), observed });
         }
-        Ok(Outcome { rows, answers: vec![answers], told: Vec::new() })
+        Ok(Outcome { rows, answers: vec![answers], told: self.blocked().into_iter().collect() })
+    }
+
+    /// Whether a handler has waited for storage: an actor would have been found stuck.
+    fn blocked(&self) -> Option<Told> {
+        let stuck = self.server.logged("stuck, another one takes its place");
+        let broken = vec![format!("{stuck} actors were stuck while storage failed")];
+        let text = "No handler may wait for storage.".to_owned();
+        (stuck > 0).then(|| Told { text, figures: serde_json::json!({ "stuck": stuck }), broken })
     }
 
     /// Has all faults strike at once, each for its time, and looks when every archive is a replica of its window again.

@@ -90,14 +90,8 @@ pub struct State {
 
 impl State {
     fn tick(&mut self, now: Instant) {
-        if let Some((slate, since)) = &mut self.shown {
-            let passed = i64::try_from(now.saturating_duration_since(*since).as_millis()).unwrap_or(i64::MAX / 1000);
-            let samples = slate.until((slate.start_ms() + passed) * TICKS_PER_MS);
-            if !self.stream.log.append_slate(samples) {
-                self.shown = None;
-                events::slate_over(&self.stream);
-            }
-            return;
+        if self.shown.is_some() {
+            return self.write(now);
         }
         if !matches!(self.stream.publisher(), Publisher::Grace { .. }) {
             self.away = None;
@@ -105,19 +99,31 @@ impl State {
         }
         let away = *self.away.get_or_insert(now);
         if now.saturating_duration_since(away) >= AFTER {
-            self.begin(now);
+            self.begin(away, now);
         }
     }
 
-    fn begin(&mut self, now: Instant) {
+    /// It begins when the encoder left: a whole segment of it is there at once, and no player has run dry meanwhile.
+    fn begin(&mut self, away: Instant, now: Instant) {
         let last_ms = self.stream.log.last_dts() / TICKS_PER_MS;
-        let age = i64::try_from(self.stream.age(now).as_millis()).unwrap_or(i64::MAX / 1000);
-        let start_ms = (last_ms + GAP_MS).max(age);
+        let start_ms = (last_ms + GAP_MS).max(millis(self.stream.age(away)));
         let Some(slate) = self.choose(start_ms * TICKS_PER_MS) else { return };
-        let wall_ms_at_zero = wall_ms(SystemTime::now()) - start_ms;
+        let passed = millis(now.saturating_duration_since(away));
+        let wall_ms_at_zero = wall_ms(SystemTime::now()) - passed - start_ms;
         if self.stream.log.begin_slate(wall_ms_at_zero, slate.configurations()) {
             events::slate_begun(&self.stream);
-            self.shown = Some((slate, now));
+            self.shown = Some((slate, away));
+            self.write(now);
+        }
+    }
+
+    fn write(&mut self, now: Instant) {
+        let Some((slate, since)) = &mut self.shown else { return };
+        let passed = millis(now.saturating_duration_since(*since));
+        let samples = slate.until((slate.start_ms() + passed) * TICKS_PER_MS);
+        if !self.stream.log.append_slate(samples) {
+            self.shown = None;
+            events::slate_over(&self.stream);
         }
     }
 
@@ -132,6 +138,11 @@ impl State {
         }
         Slate::held(&last, start)
     }
+}
+
+/// Milliseconds; no process lives as long as the bound.
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 1000)
 }
 
 /// The last segment in which decoding can start.

@@ -8,6 +8,7 @@ use ractor::ActorRef;
 use sd_notify::NotifyState;
 use std::fs;
 use std::io::Write;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,12 +24,12 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Threads that are told of when the process ends.
 const MAX_THREADS: usize = 64;
 
-/// Watches until the process ends.
+/// Watches until the process is about to end by itself.
 pub fn start(health: Health, root: ActorRef<root::Msg>) -> std::io::Result<()> {
     let mut guard = Guard { health, root, looked: Instant::now(), service: Service::of_environment()? };
     guard.service.ready();
     let forever = move || {
-        loop {
+        while !guard.health.ending.load(Ordering::Relaxed) {
             // The pace of the looks.
             thread::sleep(LOOK);
             if let Some(wedged) = guard.look(Instant::now()) {

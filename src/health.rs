@@ -30,6 +30,8 @@ pub struct Health {
     pub threads: usize,
     /// The process was told to stop.
     pub draining: Arc<AtomicBool>,
+    /// It is about to end by itself: what does not run any more is not to be missed.
+    pub ending: Arc<AtomicBool>,
     /// Since when the process has run without being stopped or starved itself; time before tells nothing of actors.
     pub awake_since: Arc<Mutex<Instant>>,
 }
@@ -167,6 +169,7 @@ mod tests {
             mounts: Mounts::start(directory, &BTreeMap::new(), SyncPolicy::Never).expect("threads"),
             threads: 4,
             draining: Arc::default(),
+            ending: Arc::default(),
             awake_since: Arc::new(Mutex::new(Instant::now())),
         }
     }

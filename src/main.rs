@@ -50,7 +50,7 @@ fn supervise(config: &Config) -> ExitCode {
     let outcome = logging::start(config.log).and_then(|log| {
         let listeners = Listeners::bind(config)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let code = runtime.block_on(parent::run(listeners));
+        let code = runtime.block_on(parent::run(listeners, config.drain));
         drop(log);
         code
     });

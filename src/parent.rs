@@ -19,15 +19,15 @@ use tracing::{error, info, warn};
 /// A worker that ends this soon after the first start will not do better the next time: its directories are taken, say.
 const FIRST_START: Duration = Duration::from_secs(2);
 /// How long a worker may take to stop, beyond the time for which it serves viewers, before it is killed.
-const STOP_WITHIN: Duration = Duration::from_secs(70);
+const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Descriptor of the first inherited socket (sd_listen_fds(3)).
 const FIRST_FD: i32 = 3;
 /// How often the worker was started again, for its metrics.
 pub const RESTARTS: &str = "STEADYCAST_WORKER_RESTARTS";
 
-/// What the worker's end, or a signal, leads to.
+/// What the worker's end leads to.
 enum Next {
-    Restart,
+    RestartAfter(Duration),
     Exit(ExitCode),
 }
 
@@ -36,10 +36,12 @@ struct Signals {
     interrupt: Signal,
     hangup: Signal,
     upgrade: Signal,
+    /// How long a worker may take to stop.
+    stop_within: Duration,
 }
 
-/// Runs workers until told to stop.
-pub async fn run(listeners: Listeners) -> anyhow::Result<ExitCode> {
+/// Runs workers until told to stop. Each may serve viewers for `drain` after that.
+pub async fn run(listeners: Listeners, drain: Duration) -> anyhow::Result<ExitCode> {
     // Kept from the start: after an upgrade the file of that name is another one.
     let program = std::env::current_exe().context("the program's own path")?;
     let mut signals = Signals {
@@ -47,6 +49,7 @@ pub async fn run(listeners: Listeners) -> anyhow::Result<ExitCode> {
         interrupt: signal(SignalKind::interrupt())?,
         hangup: signal(SignalKind::hangup())?,
         upgrade: signal(SignalKind::user_defined2())?,
+        stop_within: drain + STOP_WITHIN,
     };
     // It always gets another try; how long that waits follows from how often it failed.
     let endless = Intensity { restarts: usize::MAX - 1, period: Duration::ZERO };
@@ -64,8 +67,8 @@ pub async fn run(listeners: Listeners) -> anyhow::Result<ExitCode> {
             }
         };
         match judge(status, restarts == 0 && begun.elapsed() < FIRST_START, &mut history) {
-            (Next::Exit(code), _) => return Ok(code),
-            (Next::Restart, wait) => {
+            Next::Exit(code) => return Ok(code),
+            Next::RestartAfter(wait) => {
                 error!(%status, wait_ms = wait.as_millis() as u64, "the worker has ended, starting it again");
                 tokio::select! {
                     // The backoff, as supervisors have it between restarts of a child.
@@ -79,16 +82,16 @@ pub async fn run(listeners: Listeners) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// What to do after a worker has ended by itself, and how long to wait before.
-fn judge(status: ExitStatus, at_first_start: bool, history: &mut History) -> (Next, Duration) {
+/// What to do after a worker has ended by itself.
+fn judge(status: ExitStatus, at_first_start: bool, history: &mut History) -> Next {
     // Another try does not mend a configuration. A worker that somebody stopped is started again: the parent was not told.
     let meant = status.code() == Some(i32::from(crate::EXIT_CONFIG));
     if meant || (at_first_start && status.code().is_some()) {
-        return (Next::Exit(exit_code(status)), Duration::ZERO);
+        return Next::Exit(exit_code(status));
     }
     match history.ended(Ending::Killed, Instant::now(), fastrand::f64()) {
-        Decision::RestartAfter(wait) => (Next::Restart, wait),
-        Decision::Leave | Decision::GiveUp => (Next::Exit(ExitCode::FAILURE), Duration::ZERO),
+        Decision::RestartAfter(wait) => Next::RestartAfter(wait),
+        Decision::Leave | Decision::GiveUp => Next::Exit(ExitCode::FAILURE),
     }
 }
 
@@ -140,7 +143,7 @@ async fn watch(worker: &mut Child, signals: &mut Signals) -> anyhow::Result<Watc
 async fn stop(worker: &mut Child, signals: &mut Signals, how: rustix::process::Signal) -> anyhow::Result<ExitStatus> {
     tell(worker, how);
     tokio::select! {
-        status = timeout(STOP_WITHIN, worker.wait()) => match status {
+        status = timeout(signals.stop_within, worker.wait()) => match status {
             Ok(status) => return Ok(status?),
             Err(_) => warn!("the worker does not stop, killing it"),
         },

@@ -14,6 +14,7 @@ use ractor::Actor;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -183,6 +184,7 @@ impl Worker {
             mounts: environment.mounts.clone(),
             threads: actor_threads(),
             draining: Arc::default(),
+            ending: Arc::default(),
             awake_since: Arc::new(Mutex::new(std::time::Instant::now())),
         };
         Self {
@@ -234,6 +236,7 @@ impl Worker {
             Ok(())
         });
         info!("stopping");
+        self.health.ending.store(true, Ordering::Relaxed);
         // Both are bounded: what is not done by then is dropped with the runtimes.
         let _ = actors.block_on(root.stop_and_wait(None, Some(STOP_DEADLINE)));
         stop.send_replace(true);

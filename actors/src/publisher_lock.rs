@@ -86,7 +86,7 @@ impl Actor for PublisherLock {
             Msg::Holder(holder) => state.reconcile(&myself, holder, now)?,
             Msg::Tick => {
                 state.tick(&myself, now)?;
-                let tick = if state.claims.is_asked() { TICK_WHEN_ASKED } else { TICK };
+                let tick = if state.claims.waiting() > 0 { TICK_WHEN_ASKED } else { TICK };
                 myself.send_after(until_step(tick), || Msg::Tick);
             }
             Msg::Fail(fault) => fault.strike()?,
@@ -136,11 +136,10 @@ impl State {
             // It asked again before it had read that the stream is its own.
             return Ok(());
         }
-        let (since, was_asked) = (ask.since, self.claims.is_asked());
+        let (since, waiting) = (ask.since, self.claims.waiting());
         let decisions = self.claims.claim(ask, since, self.heard(now), now);
-        if !was_asked && self.claims.is_asked() {
+        if self.claims.waiting() > waiting {
             events::publish_held(&self.stream);
-            myself.send_after(TICK_WHEN_ASKED, || Msg::Tick);
         }
         self.carry_out(myself, decisions, now)
     }

@@ -69,7 +69,11 @@ impl Actor for RtmpListener {
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Accept if state.closed => {}
+            Msg::Accept if state.closed => {
+                // It stays, and shows that it lives: one that does not is replaced by one that accepts.
+                let _busy = state.vital.enter("Accept");
+                myself.send_after(ACCEPT_SLICE, || Msg::Accept);
+            }
             Msg::Accept => {
                 let _busy = state.vital.enter("Accept");
                 let pause = state.accept(&myself).await;

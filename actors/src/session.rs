@@ -38,6 +38,8 @@ const READ_SLICE: Duration = Duration::from_millis(250);
 const WRITE_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a refused peer may take to read why and hang up.
 const LINGER: Duration = Duration::from_secs(2);
+/// Messages before a publish is accepted: encoders send about ten.
+const MAX_OPENING_MESSAGES: u64 = 500;
 /// Bytes read at once. One buffer a thread: a connection keeps only what it could not use yet.
 const READ_BUFFER: usize = 128 << 10;
 
@@ -203,6 +205,7 @@ pub struct State {
     /// What it asked to publish, for the log.
     asked: String,
     wants_to_read: bool,
+    opening_messages: u64,
     max_bitrate: u64,
     vital: Arc<Vital>,
 }
@@ -221,6 +224,7 @@ impl State {
             phase: Phase::Opening,
             asked: String::new(),
             wants_to_read: false,
+            opening_messages: 0,
             max_bitrate,
             vital: vitals.register("session", Place::Connection(peer), id, Some(ASK_AGAIN)),
         }
@@ -278,7 +282,12 @@ impl State {
             Err(error) => Some(End::new("protocol", error.to_string())),
         };
         let messages = self.protocol.take_messages();
-        let Phase::Publishing(Publishing { grant, meter, .. }) = &mut self.phase else { return (events, failed) };
+        let Phase::Publishing(Publishing { grant, meter, .. }) = &mut self.phase else {
+            self.opening_messages += messages;
+            let chatters = self.opening_messages > MAX_OPENING_MESSAGES && matches!(self.phase, Phase::Opening);
+            let text = "it sends message after message and does not publish";
+            return (events, failed.or(chatters.then(|| End::new("message_rate", text))));
+        };
         grant.stream.stats.received_bytes.fetch_add(new as u64, Ordering::Relaxed);
         let excess = meter.count(new, messages, Instant::now());
         (events, failed.or(excess.map(|excess| End::new(excess.label(), excess.to_string()))))

@@ -189,6 +189,7 @@ mod tests {
     use super::*;
     use crate::AvcConfig;
     use crate::codec::avc::tests::RECORD;
+    use proptest::prelude::*;
 
     const SECOND: i64 = TICKS_PER_SECOND;
 
@@ -230,6 +231,17 @@ mod tests {
         silent.tracks.audio = None;
         silent.samples.clear();
         assert!(Slate::held(&silent, 0).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_an_error_and_nothing_worse(at in 0usize..400_000, byte: u8, cut in 0usize..400_000) {
+            let mut file = include_bytes!("../../src/demo.flv").to_vec();
+            let (at, cut) = (at % file.len(), cut % file.len());
+            file[at] = byte;
+            let _ = Clip::read(&Bytes::from(file[..cut].to_vec()));
+            let _ = Clip::read(&Bytes::from(file));
+        }
     }
 
     #[test]

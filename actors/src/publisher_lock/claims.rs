@@ -130,9 +130,9 @@ impl<A: Clone + PartialEq> Claims<A> {
         self.epoch
     }
 
-    /// Whether a claim waits.
-    pub fn is_asked(&self) -> bool {
-        !self.waiting.is_empty()
+    /// How many claims wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Somebody asked at `since` for the stream; who asks again while it waits is not counted twice.
@@ -183,7 +183,7 @@ impl<A: Clone + PartialEq> Claims<A> {
                 vec![Decision::End]
             }
             Publisher::Grace { .. } => Vec::new(),
-            Publisher::Held { epoch, since } => match heard.stale(since, self.is_asked(), now) {
+            Publisher::Held { epoch, since } => match heard.stale(since, !self.waiting.is_empty(), now) {
                 Some(reason) => {
                     let mut decisions = vec![Decision::Evict(epoch, reason)];
                     decisions.extend(self.ended(epoch, Leaving::Lost, now));

@@ -207,7 +207,9 @@ impl Config {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let directories: Vec<_> = directories.into_iter().map(|(field, path)| (field, absolute(path))).collect();
         for (n, (field, directory)) in directories.iter().enumerate() {
-            let inside = |other: &PathBuf| directory.starts_with(other) || other.starts_with(directory);
+            // Records may lie beside what an archive holds.
+            let nested = |other: &PathBuf| directory.starts_with(other) || other.starts_with(directory);
+            let inside = |other: &PathBuf| other == directory || *field != "runtime-dir" && nested(other);
             if let Some((_, other)) = directories[..n].iter().find(|(_, other)| inside(other)) {
                 let mistake = format!(
                     "{} and {} are the same, or one is inside the other; each archive and the records need their own",

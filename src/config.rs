@@ -7,7 +7,7 @@ pub use describe::describe;
 
 use media::Container;
 use media::packager::{MAX_TARGET_DURATION, MIN_TARGET_DURATION, Settings};
-use media::slate::Clip;
+use media::slate::{Clip, ClipError, MAX_CLIP_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -185,17 +185,21 @@ impl Config {
         std::iter::once(("data", &*self.data)).chain(self.archives.values().map(|directory| ("archive", &**directory)))
     }
 
-    /// The clip that is shown while an encoder is away, if one is configured.
+    /// The clip that is shown while an encoder is away, if one is configured. Read when it is needed, and not with the
+    /// configuration: storage that has lost it must not keep a worker from starting, or keys from being read again.
     pub fn slate_clip(&self) -> Result<Option<Arc<Clip>>, String> {
         let Slate::Clip(path) = &self.slate else { return Ok(None) };
         let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let length = std::fs::metadata(path).map_err(|error| failed(&error))?.len();
+        if length > MAX_CLIP_BYTES as u64 {
+            return Err(failed(&ClipError::TooLarge));
+        }
         let file = std::fs::read(path).map_err(|error| failed(&error))?;
         Ok(Some(Arc::new(Clip::read(&file.into()).map_err(|error| failed(&error))?)))
     }
 
     /// What is wrong only together.
     fn check_together(&self, problems: &mut Vec<Problem>) {
-        note(problems, "slate".to_owned(), self.slate_clip().map(drop));
         let addresses = [("rtmp", self.rtmp), ("http", self.http), ("health", self.health)];
         for (n, (field, address)) in addresses.iter().enumerate() {
             let taken = addresses[..n].iter().find(|(_, other)| other == address && address.port() != 0);

@@ -17,7 +17,7 @@ const ARCHIVE_WITHIN: Duration = Duration::from_secs(2);
 /// How often it is looked whether that is so.
 const LOOK: Duration = Duration::from_millis(20);
 /// Exit code of a process that was told twice.
-const EXIT_AT_ONCE: i32 = 130;
+pub const EXIT_AT_ONCE: u8 = 130;
 
 /// How a process is told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub async fn drain(root: &ActorRef<root::Msg>, registry: &Registry, health: &Hea
             warn!("told twice, ending at once");
             // What the log still holds is written by its own thread, in less time than this.
             sleep(LOOK).await;
-            std::process::exit(EXIT_AT_ONCE);
+            std::process::exit(i32::from(EXIT_AT_ONCE));
         }
     }
 }

@@ -102,7 +102,7 @@ impl Exporter {
 type StreamValue = fn(&LiveStream, Instant) -> f64;
 
 /// Series of each stream, written once.
-const STREAM_FAMILIES: [(&str, &str, StreamValue); 18] = [
+const STREAM_FAMILIES: [(&str, &str, StreamValue); 19] = [
     ("steadycast_stream_received_bytes_total", "counter", |stream, _| {
         count(&stream.stats, |stats| &stats.received_bytes)
     }),
@@ -122,6 +122,9 @@ const STREAM_FAMILIES: [(&str, &str, StreamValue); 18] = [
     ("steadycast_stream_publisher_present", "gauge", |stream, _| {
         f64::from(u8::from(matches!(stream.publisher(), Publisher::Held { .. })))
     }),
+    ("steadycast_stream_waiting", "gauge", |stream, _| {
+        f64::from(u8::from(matches!(stream.publisher(), Publisher::Grace { .. })))
+    }),
     ("steadycast_stream_slate", "gauge", |stream, _| f64::from(u8::from(stream.log.is_slate()))),
     ("steadycast_stream_epoch", "gauge", |stream, _| stream.epoch() as f64),
     ("steadycast_stream_next_media_sequence", "gauge", |stream, _| stream.window.snapshot().next_sequence as f64),
@@ -139,8 +142,13 @@ const STREAM_FAMILIES: [(&str, &str, StreamValue); 18] = [
     ("steadycast_stream_spool_bytes", "gauge", |stream, _| stream.spool.bytes() as f64),
     ("steadycast_stream_recording_gaps_total", "counter", |stream, _| stream.spool.gaps() as f64),
     ("steadycast_stream_seconds_since_segment", "gauge", |stream, now| {
-        let published = stream.window.snapshot().published_at;
-        published.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64())
+        // Since the publisher of now came, or the stream was opened, if no segment is later: it may never have had one.
+        let published = stream.window.snapshot().published_at.map(|at| now.saturating_duration_since(at));
+        let held = match stream.publisher() {
+            Publisher::Held { since, .. } => Some(now.saturating_duration_since(since)),
+            Publisher::Free | Publisher::Grace { .. } | Publisher::Ended => None,
+        };
+        published.into_iter().chain(held).min().unwrap_or_else(|| stream.age(now)).as_secs_f64()
     }),
 ];
 

@@ -4,8 +4,10 @@
 
 use crate::health::{Health, Wedged};
 use metrics::gauge;
-use ractor::ActorRef;
+use ractor::{ActorId, ActorRef};
 use sd_notify::NotifyState;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::io::Write;
 use std::sync::atomic::Ordering;
@@ -19,6 +21,8 @@ use tracing::error;
 const LOOK: Duration = Duration::from_millis(100);
 /// A look that comes later than this says that the process itself did not run: it was stopped, or the machine slept.
 const SLEPT: Duration = Duration::from_secs(1);
+/// A report of which nothing came is made again after this.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
 /// How long the last words may take: standard error may block.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Threads that are told of when the process ends.
@@ -26,7 +30,8 @@ const MAX_THREADS: usize = 64;
 
 /// Watches until the process is about to end by itself.
 pub fn start(health: Health, root: ActorRef<root::Msg>) -> std::io::Result<()> {
-    let mut guard = Guard { health, root, looked: Instant::now(), service: Service::of_environment()? };
+    let (looked, reported) = (Instant::now(), HashMap::new());
+    let mut guard = Guard { health, root, looked, reported, service: Service::of_environment()? };
     guard.service.ready();
     let forever = move || {
         while !guard.health.ending.load(Ordering::Relaxed) {
@@ -45,6 +50,8 @@ struct Guard {
     health: Health,
     root: ActorRef<root::Msg>,
     looked: Instant,
+    /// Stuck actors that were reported, and when. As many as there are.
+    reported: HashMap<ActorId, Instant>,
     service: Service,
 }
 
@@ -55,10 +62,18 @@ impl Guard {
         }
         let stuck = self.health.stuck(now);
         gauge!("steadycast_stuck_actors").set(stuck.len() as f64);
+        self.reported.retain(|id, _| stuck.iter().any(|stuck| stuck.id == *id));
         for stuck in stuck.into_iter().filter(|stuck| !stuck.is_replaced) {
-            let seconds = stuck.time.as_secs_f64();
-            error!(actor = %stuck, message = stuck.message, seconds, "stuck, another one takes its place");
-            self.health.vitals.replaced(stuck.id);
+            // Said once. Told again where nothing came of it: who replaces it may have been replaced himself.
+            match self.reported.entry(stuck.id) {
+                Entry::Occupied(told) if now.saturating_duration_since(*told.get()) < TELL_AGAIN => continue,
+                Entry::Occupied(mut told) => drop(told.insert(now)),
+                Entry::Vacant(first) => {
+                    first.insert(now);
+                    let seconds = stuck.time.as_secs_f64();
+                    error!(actor = %stuck, message = stuck.message, seconds, "stuck, another one takes its place");
+                }
+            }
             // A root that is gone ends the process by itself.
             let _ = self.root.send_message(root::Msg::Stuck(stuck));
         }

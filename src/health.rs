@@ -1,7 +1,7 @@
 //! Health: told by threads that share no lock with what they report on, except for an instant.
 
 use actors::Vitals;
-use actors::vitals::Stuck;
+use actors::vitals::{STUCK_AFTER, Stuck};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,7 +115,7 @@ impl Health {
     pub fn wedged(&self, now: Instant) -> Option<Wedged> {
         let (actors, delivery) = self.idle(now);
         let stuck = self.stuck(now);
-        let blocked = stuck.iter().filter(|stuck| stuck.blocks).count();
+        let blocked = stuck.iter().filter(|stuck| stuck.blocks && stuck.time >= STUCK_AFTER).count();
         if actors >= PULSE_GONE {
             Some(Wedged::Runtime("actors"))
         } else if delivery >= PULSE_GONE {

@@ -34,6 +34,10 @@ fn main() -> ExitCode {
         Command::Export { session, to } => export::run(&config, &session, to),
         Command::CheckConfig => {
             print!("{}", config::describe(&config));
+            if let Err(mistake) = config.slate_clip() {
+                eprintln!("steadycast: slate: {mistake}");
+                return ExitCode::from(EXIT_CONFIG);
+            }
             Ok(())
         }
     };

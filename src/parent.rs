@@ -3,23 +3,27 @@
 //! While there is no worker, connections wait in the sockets' backlog: nobody is refused. It does nothing else, so that
 //! there is little in it that can fail.
 
+use crate::drain::EXIT_AT_ONCE;
 use crate::run::Listeners;
 use anyhow::Context;
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::Signal;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 use supervisors::strategy::{Decision, Ending, History, Intensity, Restart};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, timeout};
+use tokio::signal::unix::{self, SignalKind, signal};
+use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
 /// A worker that ends this soon after the first start will not do better the next time: its directories are taken, say.
 const FIRST_START: Duration = Duration::from_secs(2);
 /// How long a worker may take to stop, beyond the time for which it serves viewers, before it is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// Pause after a worker could not be started at all.
+const NOT_STARTED_PAUSE: Duration = Duration::from_secs(1);
 /// Descriptor of the first inherited socket (sd_listen_fds(3)).
 const FIRST_FD: i32 = 3;
 /// How often the worker was started again, for its metrics.
@@ -32,10 +36,10 @@ enum Next {
 }
 
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    upgrade: Signal,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hangup: unix::Signal,
+    upgrade: unix::Signal,
     /// How long a worker may take to stop.
     stop_within: Duration,
 }
@@ -54,32 +58,44 @@ pub async fn run(listeners: Listeners, drain: Duration) -> anyhow::Result<ExitCo
     // It always gets another try; how long that waits follows from how often it failed.
     let endless = Intensity { restarts: usize::MAX - 1, period: Duration::ZERO };
     let mut history = History::new(Restart::Permanent, endless, Instant::now());
-    for restarts in 0u64.. {
+    let mut restarts = 0;
+    loop {
         let begun = Instant::now();
         history.started(begun);
-        let mut worker = start(&program, &listeners, restarts)?;
-        let status = match watch(&mut worker, &mut signals).await? {
-            Watched::Ended(status) => status,
-            Watched::Told(status) => return Ok(exit_code(status)),
+        let watched = match start(&program, &listeners, restarts) {
+            Ok(mut worker) => watch(&mut worker, &mut signals).await?,
+            // The file is just being replaced, say, or there is no memory for a process: another try may find it.
+            Err(error) if restarts > 0 => Watched::NotStarted(error),
+            Err(error) => return Err(error),
+        };
+        let wait = match watched {
+            Watched::Told(code) => return Ok(code),
             Watched::Upgrade => {
                 info!("starting the worker again, from the file that is there now");
+                // Meant, and no failure of anything: it is not counted.
                 continue;
             }
-        };
-        match judge(status, restarts == 0 && begun.elapsed() < FIRST_START, &mut history) {
-            Next::Exit(code) => return Ok(code),
-            Next::RestartAfter(wait) => {
-                error!(%status, wait_ms = wait.as_millis() as u64, "the worker has ended, starting it again");
-                tokio::select! {
-                    // The backoff, as supervisors have it between restarts of a child.
-                    () = tokio::time::sleep(wait) => {}
-                    _ = signals.terminate.recv() => return Ok(ExitCode::SUCCESS),
-                    _ = signals.interrupt.recv() => return Ok(ExitCode::SUCCESS),
+            Watched::Ended(status) => match judge(status, restarts == 0 && begun.elapsed() < FIRST_START, &mut history)
+            {
+                Next::Exit(code) => return Ok(code),
+                Next::RestartAfter(wait) => {
+                    error!(%status, wait_ms = wait.as_millis() as u64, "the worker has ended, starting it again");
+                    wait
                 }
+            },
+            Watched::NotStarted(error) => {
+                error!(error = %format!("{error:#}"), "the worker cannot be started, trying again");
+                NOT_STARTED_PAUSE
             }
+        };
+        restarts += 1;
+        tokio::select! {
+            // The backoff, as supervisors have it between restarts of a child.
+            () = tokio::time::sleep(wait) => {}
+            _ = signals.terminate.recv() => return Ok(ExitCode::SUCCESS),
+            _ = signals.interrupt.recv() => return Ok(ExitCode::SUCCESS),
         }
     }
-    Ok(ExitCode::FAILURE)
 }
 
 /// What to do after a worker has ended by itself.
@@ -114,48 +130,60 @@ fn start(program: &PathBuf, listeners: &Listeners, restarts: u64) -> anyhow::Res
     command.kill_on_drop(true).spawn().with_context(|| program.display().to_string())
 }
 
-/// How a worker came to its end.
+/// What a worker's life led to.
 enum Watched {
-    /// By itself.
+    /// It ended by itself.
     Ended(ExitStatus),
-    /// The parent was told to stop.
-    Told(ExitStatus),
+    /// The parent was told to stop, and is to end with this.
+    Told(ExitCode),
     /// The parent was told to start it again.
     Upgrade,
+    /// There was none.
+    NotStarted(anyhow::Error),
 }
 
 async fn watch(worker: &mut Child, signals: &mut Signals) -> anyhow::Result<Watched> {
     loop {
         tokio::select! {
             status = worker.wait() => return Ok(Watched::Ended(status?)),
-            _ = signals.hangup.recv() => tell(worker, rustix::process::Signal::HUP),
-            _ = signals.upgrade.recv() => {
-                stop(worker, signals, rustix::process::Signal::USR2).await?;
-                return Ok(Watched::Upgrade);
-            }
-            _ = signals.terminate.recv() => return Ok(Watched::Told(stop(worker, signals, rustix::process::Signal::TERM).await?)),
-            _ = signals.interrupt.recv() => return Ok(Watched::Told(stop(worker, signals, rustix::process::Signal::TERM).await?)),
+            _ = signals.hangup.recv() => tell(worker, Signal::HUP),
+            _ = signals.upgrade.recv() => return stop(worker, signals, Signal::USR2).await,
+            _ = signals.terminate.recv() => return stop(worker, signals, Signal::TERM).await,
+            _ = signals.interrupt.recv() => return stop(worker, signals, Signal::TERM).await,
         }
     }
 }
 
-/// Has it stop; kills it if that takes too long, or if the parent is told a second time.
-async fn stop(worker: &mut Child, signals: &mut Signals, how: rustix::process::Signal) -> anyhow::Result<ExitStatus> {
+/// Has it stop; kills it if that takes too long. Told to stop for good meanwhile, the parent obeys: at once, if it was
+/// told that before.
+async fn stop(worker: &mut Child, signals: &mut Signals, how: Signal) -> anyhow::Result<Watched> {
     tell(worker, how);
-    tokio::select! {
-        status = timeout(signals.stop_within, worker.wait()) => match status {
-            Ok(status) => return Ok(status?),
-            Err(_) => warn!("the worker does not stop, killing it"),
-        },
-        _ = signals.terminate.recv() => {}
-        _ = signals.interrupt.recv() => {}
+    let deadline = Instant::now() + signals.stop_within;
+    let mut for_good = how == Signal::TERM;
+    loop {
+        tokio::select! {
+            status = timeout_at(deadline, worker.wait()) => {
+                let Ok(status) = status else { break };
+                return Ok(if for_good { Watched::Told(exit_code(status?)) } else { Watched::Upgrade });
+            }
+            _ = signals.terminate.recv() => {}
+            _ = signals.interrupt.recv() => {}
+        }
+        if std::mem::replace(&mut for_good, true) {
+            worker.start_kill()?;
+            worker.wait().await?;
+            return Ok(Watched::Told(ExitCode::from(EXIT_AT_ONCE)));
+        }
+        // It is stopping already, and to tell it twice would cut that short.
     }
+    warn!("the worker does not stop, killing it");
     worker.start_kill()?;
-    Ok(worker.wait().await?)
+    worker.wait().await?;
+    Ok(if for_good { Watched::Told(ExitCode::FAILURE) } else { Watched::Upgrade })
 }
 
 /// A worker that has just ended needs no signal.
-fn tell(worker: &Child, signal: rustix::process::Signal) {
+fn tell(worker: &Child, signal: Signal) {
     let pid = worker.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
     let _ = pid.map(|pid| rustix::process::kill_process(pid, signal));
 }
@@ -163,7 +191,7 @@ fn tell(worker: &Child, signal: rustix::process::Signal) {
 /// Called by a worker: it ends with its parent, however that ends.
 pub fn die_with_parent() -> anyhow::Result<()> {
     let parent = rustix::process::getppid();
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // It may have ended before the call.
     anyhow::ensure!(rustix::process::getppid() == parent, "the parent has ended");
     Ok(())

@@ -8,6 +8,7 @@ use crate::exporter::Exporter;
 use crate::health::Health;
 use crate::keys::StaticKeys;
 use crate::{drain, guard, locks, recordings_api};
+use actors::slate::Clip;
 use anyhow::Context;
 use axum::Router;
 use ractor::Actor;
@@ -38,7 +39,8 @@ const DELIVERY_THREADS: usize = 2;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Pause before delivery is started again after a failure of ours.
 const DELIVERY_PAUSE: Duration = Duration::from_millis(100);
-/// How long the archive may take to be locked: storage that hangs must not keep the show from starting.
+/// How long the archive may take to be locked, or a slate's clip to be read: storage that hangs must not keep the show
+/// from starting.
 const LOCK_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the tree may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
@@ -116,7 +118,7 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     adopt(&records, &mounts, &registry, &settings).context("continuity records")?;
     recordings_api::finish_interrupted(&mounts, &registry);
     let retention = config.retention();
-    let slate = config.slate_clip().map_err(anyhow::Error::msg)?;
+    let slate = slate_clip(config)?;
     let environment = Environment {
         registry,
         records,
@@ -135,6 +137,18 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     // Bounded: what is not done by then is dropped.
     actors.shutdown_timeout(STOP_DEADLINE);
     outcome
+}
+
+/// The clip for slates; none if it cannot be had in time: then the last picture is shown.
+fn slate_clip(config: &Config) -> anyhow::Result<Option<Arc<Clip>>> {
+    let (read, clip) = sync_channel(1);
+    let theirs = config.clone();
+    thread::Builder::new().name("slate-clip".to_owned()).spawn(move || drop(read.send(theirs.slate_clip())))?;
+    let clip = clip.recv_timeout(LOCK_DEADLINE).unwrap_or_else(|_| Err("it cannot be read in time".to_owned()));
+    Ok(clip.unwrap_or_else(|error| {
+        error!(error, "the slate's clip cannot be shown; the last picture is");
+        None
+    }))
 }
 
 /// The archives' locks, all at once: storage that fails or hangs does not keep the show from going on; another process

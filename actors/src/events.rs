@@ -32,8 +32,18 @@ pub fn register() {
     for reason in ["unpublished", "lost"] {
         counter!("steadycast_publisher_ends_total", "reason" => reason).increment(0);
     }
-    for reason in ["closed", "io", "protocol", "publish_overdue", "bitrate", "message_rate", "fenced", "does_not_read"]
-    {
+    for reason in [
+        "closed",
+        "io",
+        "protocol",
+        "publish_overdue",
+        "bitrate",
+        "message_rate",
+        "fenced",
+        "does_not_read",
+        "late_answer",
+        "told_to_leave",
+    ] {
         counter!("steadycast_connections_ended_total", "reason" => reason).increment(0);
     }
     for name in [
@@ -119,6 +129,12 @@ pub fn connection_ended(peer: SocketAddr, stream: &str, reason: &'static str, en
 pub fn connection_failed(reason: &str) {
     counter!("steadycast_actor_failures_total", "actor" => "session", "reason" => "failed").increment(1);
     error!(reason, "connection failed");
+}
+
+/// A connection blocks its thread; it is ended when it returns.
+pub fn connection_stuck() {
+    counter!("steadycast_actor_failures_total", "actor" => "session", "reason" => "stuck").increment(1);
+    error!("a connection is stuck");
 }
 
 /// A connection was closed because too many have no stream yet.

@@ -126,7 +126,7 @@ impl State {
         let settings = stream.settings;
         let policy = if settings.takeover { Policy::Takeover } else { Policy::Hold };
         let graces = Graces { unpublished: settings.grace_unpublished, lost: settings.grace };
-        let claims = Claims::resuming(policy, graces, stream.publisher(), stream.epoch());
+        let claims = Claims::resuming(policy, graces, stream.publisher(), stream.epoch(), Instant::now());
         Self { stream, notices, number, claims, holder: None, told_over: false, archive_until: None, vital }
     }
 
@@ -177,6 +177,10 @@ impl State {
     }
 
     fn tick(&mut self, myself: &ActorRef<Msg>, now: Instant) -> Result<(), Replaced> {
+        if let (Publisher::Held { epoch, .. }, true) = (self.claims.publisher(), self.stream.has_unpublished()) {
+            // Told to the lock that had granted it, which is another one by now.
+            self.holder_ended(myself, epoch, Leaving::Unpublished, now)?;
+        }
         let decisions = self.claims.look(self.heard(now), now);
         self.carry_out(myself, decisions, now)?;
         if self.claims.publisher() == Publisher::Ended && !self.told_over && self.is_over(now) {

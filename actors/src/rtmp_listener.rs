@@ -165,8 +165,9 @@ impl State {
     /// It blocks a thread; the place it has is given to another.
     fn stuck(&mut self, id: ActorId) {
         if let Some((_, session)) = self.without_stream.remove(&id) {
-            events::connection_failed("stuck");
+            events::connection_stuck();
             session.kill();
+            self.args.vitals.replaced(id);
         }
     }
 

@@ -8,11 +8,12 @@ use crate::vitals::{Place, Vital, Vitals};
 use media::Packager;
 use media::packager::Output;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
+use std::io;
 use std::sync::Arc;
 use storage::LiveStream;
 use storage::continuity::{Record, Records};
 use storage::snapshot::Resume;
-use storage::window::Superseded;
+use storage::window::NotPublished;
 use tokio::time::{Duration, Instant, timeout};
 
 /// How long one handler waits for samples; other messages wait no longer. Publishers are read in steps
@@ -63,7 +64,7 @@ impl Actor for Segmenter {
         match msg {
             Msg::Pump => {
                 let busy = state.vital.enter("Pump");
-                let more = state.pump(Instant::now())?;
+                let more = state.pump(Instant::now()).map_err(failure)?;
                 drop(busy);
                 if !more {
                     // Nothing came in this time: then there is nothing to read either.
@@ -77,6 +78,14 @@ impl Actor for Segmenter {
             }
         }
         Ok(())
+    }
+}
+
+/// How a segmenter fails that could not publish: behind one that hangs it is no bug of its own, and is tried for ever.
+fn failure(error: NotPublished) -> ActorProcessingErr {
+    match error {
+        NotPublished::Superseded => Box::new(error),
+        NotPublished::Busy => Box::new(io::Error::new(io::ErrorKind::WouldBlock, error)),
     }
 }
 
@@ -108,7 +117,7 @@ impl State {
     }
 
     /// Reads and packages a batch; whether there is more to read at once.
-    pub fn pump(&mut self, now: Instant) -> Result<bool, Superseded> {
+    pub fn pump(&mut self, now: Instant) -> Result<bool, NotPublished> {
         let read = self.stream.log.read(self.position, BATCH);
         if read.missed > 0 {
             events::samples_missed(&self.stream, read.missed);
@@ -151,7 +160,7 @@ impl State {
     }
 
     /// Swaps the window: the record first, so that a restart knows every name viewers may have seen.
-    fn publish(&mut self, outputs: Vec<Output>, now: Instant) -> Result<(), Superseded> {
+    fn publish(&mut self, outputs: Vec<Output>, now: Instant) -> Result<(), NotPublished> {
         let (mut segments, mut end) = (Vec::new(), false);
         for output in outputs {
             match output {

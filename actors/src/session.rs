@@ -342,6 +342,9 @@ impl State {
         let _ = self.append();
         // The stream is free from now on, however long this connection lingers.
         if let Phase::Publishing(Publishing { grant, .. }) = &self.phase {
+            if leaving == Leaving::Unpublished {
+                grant.stream.unpublish(grant.epoch);
+            }
             let _ = grant.lock.send_message(publisher_lock::Msg::HolderEnded(grant.epoch, leaving));
         }
         self.phase = phase(Instant::now() + LINGER);

@@ -24,6 +24,8 @@ use tokio::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(500);
 /// How long an encoder may be away before it is stood in for: one that comes back at once needs no slate.
 const AFTER: Duration = Duration::from_secs(2);
+/// A slate that is further behind than this does not catch up.
+const BEHIND: Duration = Duration::from_secs(5);
 /// From the last sample to the slate's first on the timeline, milliseconds.
 const GAP_MS: i64 = 1_000;
 /// Segments that are looked through for a picture, from the last one back.
@@ -83,9 +85,18 @@ pub struct State {
     stream: Arc<LiveStream>,
     clip: Option<Arc<Clip>>,
     away: Option<Instant>,
-    shown: Option<(Slate, Instant)>,
+    shown: Option<Shown>,
     warned: bool,
     vital: Arc<Vital>,
+}
+
+/// A slate under way.
+struct Shown {
+    slate: Slate,
+    /// Its number: another one may have taken its place while this actor was stuck.
+    number: u64,
+    since: Instant,
+    written: Instant,
 }
 
 impl State {
@@ -110,18 +121,24 @@ impl State {
         let Some(slate) = self.choose(start_ms * TICKS_PER_MS) else { return };
         let passed = millis(now.saturating_duration_since(away));
         let wall_ms_at_zero = wall_ms(SystemTime::now()) - passed - start_ms;
-        if self.stream.log.begin_slate(wall_ms_at_zero, slate.configurations()) {
+        if let Some(number) = self.stream.log.begin_slate(wall_ms_at_zero, slate.configurations()) {
             events::slate_begun(&self.stream);
-            self.shown = Some((slate, away));
+            self.shown = Some(Shown { slate, number, since: away, written: now });
             self.write(now);
         }
     }
 
     fn write(&mut self, now: Instant) {
-        let Some((slate, since)) = &mut self.shown else { return };
+        let Some(Shown { slate, number, since, written }) = &mut self.shown else { return };
+        if now.saturating_duration_since(std::mem::replace(written, now)) > BEHIND {
+            // The process did not run. What nobody could have seen is not made up for: it begins anew.
+            self.shown = None;
+            self.away = Some(now);
+            return;
+        }
         let passed = millis(now.saturating_duration_since(*since));
         let samples = slate.until((slate.start_ms() + passed) * TICKS_PER_MS);
-        if !self.stream.log.append_slate(samples) {
+        if !self.stream.log.append_slate(*number, samples) {
             self.shown = None;
             events::slate_over(&self.stream);
         }

@@ -196,6 +196,8 @@ struct Claimed {
     epoch: u64,
     /// Which lock decides: counts those that have started.
     lock: u64,
+    /// The epoch whose publisher has ended its publication itself.
+    unpublished: u64,
 }
 
 /// Another lock decides by now.
@@ -224,7 +226,7 @@ impl LiveStream {
             ledger: Ledger::default(),
             spool: Spool::starting_at(first),
             stats: Stats::default(),
-            claimed: Mutex::new(Claimed { publisher: Publisher::Free, epoch, lock: 0 }),
+            claimed: Mutex::new(Claimed { publisher: Publisher::Free, epoch, lock: 0, unpublished: 0 }),
             opened: Instant::now(),
         })
     }
@@ -259,6 +261,17 @@ impl LiveStream {
         }
         (claimed.publisher, claimed.epoch) = (publisher, epoch);
         Ok(())
+    }
+
+    /// The publisher of this epoch has ended its publication itself: known to whichever lock decides.
+    pub fn unpublish(&self, epoch: u64) {
+        self.claimed().unpublished = epoch;
+    }
+
+    /// Whether the publisher that holds the stream has ended its publication itself.
+    pub fn has_unpublished(&self) -> bool {
+        let claimed = self.claimed();
+        matches!(claimed.publisher, Publisher::Held { epoch, .. } if epoch == claimed.unpublished)
     }
 
     /// Critical sections only copy.

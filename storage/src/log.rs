@@ -54,8 +54,10 @@ struct Ring {
     opened: u64,
     /// An epoch that is opened in earnest when its media can be shown: until then a slate goes on.
     pending: Option<Pending>,
-    /// Entries are a slate's.
-    is_slate: bool,
+    /// The slate whose entries are taken.
+    slate: Option<u64>,
+    /// How many slates there were.
+    slates: u64,
     ended: bool,
     /// What is added to the current epoch's decode times, so that they come after a slate's.
     shift: i64,
@@ -73,12 +75,16 @@ struct Pending {
     epoch: u64,
     wall_ms_at_zero: i64,
     configured: InForce,
-    /// Decode time of its first audio sample.
+    /// Decode time of its first sample.
     heard: Option<i64>,
+    /// It has sent video.
+    seen: bool,
 }
 
-/// How long audio may come without video before it is the show, ticks.
+/// How long audio may come without video before it is the show, ticks, ...
 const AUDIO_ALONE: i64 = TICKS_PER_SECOND;
+/// ... and if video was announced by its sequence header: as long as a packager waits for it.
+const VIDEO_ANNOUNCED: i64 = 5 * TICKS_PER_SECOND;
 
 /// Latest epoch and configurations, for a cursor that lost its place.
 #[derive(Debug, Clone, Default)]
@@ -124,8 +130,8 @@ impl SampleLog {
         }
         ring.opened = epoch;
         (ring.last_media, ring.last_read) = (None, Some(now));
-        let pending = Pending { epoch, wall_ms_at_zero, configured: InForce::default(), heard: None };
-        if ring.is_slate {
+        let pending = Pending { epoch, wall_ms_at_zero, configured: InForce::default(), heard: None, seen: false };
+        if ring.slate.is_some() {
             ring.pending = Some(pending);
         } else {
             ring.begin(pending, None);
@@ -149,7 +155,7 @@ impl SampleLog {
     /// Ends the session. Nothing is appended afterwards.
     pub fn end(&self) {
         let mut ring = self.lock();
-        (ring.epoch, ring.pending, ring.is_slate, ring.ended) = (0, None, false, true);
+        (ring.epoch, ring.pending, ring.slate, ring.ended) = (0, None, None, true);
         ring.push(Entry::End);
         drop(ring);
         self.added.notify_one();
@@ -174,25 +180,27 @@ impl SampleLog {
         Ok(())
     }
 
-    /// Begins a slate, if nobody publishes: `configurations` come before its samples. Whether it has begun.
-    pub fn begin_slate(&self, wall_ms_at_zero: i64, configurations: impl IntoIterator<Item = Entry>) -> bool {
+    /// Begins a slate, if nobody publishes: `configurations` come before its samples. Its number; the one before it, if
+    /// there is one, is heard no more.
+    pub fn begin_slate(&self, wall_ms_at_zero: i64, configurations: impl IntoIterator<Item = Entry>) -> Option<u64> {
         let mut ring = self.lock();
         if ring.epoch != 0 || ring.pending.is_some() || ring.ended {
-            return false;
+            return None;
         }
-        ring.is_slate = true;
-        let epoch = ring.opened;
+        ring.slates += 1;
+        ring.slate = Some(ring.slates);
+        let (epoch, number) = (ring.opened, ring.slates);
         ring.push(Entry::Epoch { epoch, wall_ms_at_zero });
         configurations.into_iter().for_each(|entry| ring.push(entry));
         drop(ring);
         self.added.notify_one();
-        true
+        Some(number)
     }
 
-    /// Appends a slate's samples; false if the slate is over.
-    pub fn append_slate(&self, samples: impl IntoIterator<Item = Entry>) -> bool {
+    /// Appends samples of the slate of this number; false if it is over.
+    pub fn append_slate(&self, number: u64, samples: impl IntoIterator<Item = Entry>) -> bool {
         let mut ring = self.lock();
-        if !ring.is_slate {
+        if ring.slate != Some(number) {
             return false;
         }
         samples.into_iter().for_each(|entry| ring.push(entry));
@@ -203,7 +211,7 @@ impl SampleLog {
 
     /// Whether a slate is shown.
     pub fn is_slate(&self) -> bool {
-        self.lock().is_slate
+        self.lock().slate.is_some()
     }
 
     /// The tracks in force at its end.
@@ -215,7 +223,7 @@ impl SampleLog {
     /// The publisher's socket was read, and nothing of its media was in it.
     pub fn looked(&self, epoch: u64, now: Instant) {
         let mut ring = self.lock();
-        if ring.epoch == epoch {
+        if ring.epoch == epoch || ring.pending.as_ref().is_some_and(|pending| pending.epoch == epoch) {
             ring.last_read = Some(now);
         }
     }
@@ -272,8 +280,11 @@ impl Ring {
     fn take(&mut self, entry: Entry) {
         let Some(pending) = &mut self.pending else { return self.push_shifted(entry) };
         let Entry::Sample(sample) = &entry else { return pending.configured.apply(&entry) };
+        pending.seen |= sample.kind == TrackKind::Video;
         let heard = *pending.heard.get_or_insert(sample.dts);
-        let alone = pending.configured.video.is_none() && sample.dts - heard >= AUDIO_ALONE;
+        let patience = if pending.configured.video.is_some() { VIDEO_ANNOUNCED } else { AUDIO_ALONE };
+        // Pictures that cannot be decoded yet are waited for; the publication ends if that lasts too long.
+        let alone = !pending.seen && sample.kind == TrackKind::Audio && sample.dts - heard >= patience;
         // What comes before a random access point could not be decoded, or would be sound without its picture.
         if (entry.is_random_access() || alone)
             && let Some(pending) = self.pending.take()
@@ -287,7 +298,7 @@ impl Ring {
     fn begin(&mut self, pending: Pending, first: Option<i64>) {
         // Behind a slate that has gone on meanwhile.
         let shift = first.map_or(0, |first| (self.last_dts + TICKS_PER_SECOND - first).max(0));
-        (self.epoch, self.shift, self.is_slate) = (pending.epoch, shift, false);
+        (self.epoch, self.shift, self.slate) = (pending.epoch, shift, None);
         let wall_ms_at_zero = pending.wall_ms_at_zero - shift / TICKS_PER_MS;
         self.push(Entry::Epoch { epoch: pending.epoch, wall_ms_at_zero });
         pending.configured.entries().for_each(|entry| self.push(entry));
@@ -436,16 +447,23 @@ mod tests {
     fn a_slate_goes_on_until_the_next_epoch_has_a_picture_that_can_be_decoded() {
         let log = opened();
         log.append(1, [video(0, true, 1)], Instant::now()).expect("current epoch");
-        assert!(!log.begin_slate(0, []), "somebody publishes");
+        assert_eq!(log.begin_slate(0, []), None, "somebody publishes");
         log.close_epoch(1);
-        assert!(log.begin_slate(0, []) && log.append_slate([video(9_000_000, true, 1)]));
+        let stuck = log.begin_slate(0, []).expect("nobody publishes");
+        let slate = log.begin_slate(0, []).expect("nobody publishes");
+        assert!(!log.append_slate(stuck, [video(8_000_000, true, 1)]), "another one took its place");
+        assert!(log.append_slate(slate, [video(9_000_000, true, 1)]));
         log.open_epoch(2, 50_000, Instant::now());
         log.append(2, [video(1_000, false, 1)], Instant::now()).expect("current epoch");
-        assert!(log.is_slate() && log.append_slate([video(9_090_000, true, 1)]));
+        assert!(log.is_slate() && log.append_slate(slate, [video(9_090_000, true, 1)]));
+        // Its silence counts although nothing of it is shown yet.
+        let later = Instant::now() + std::time::Duration::from_secs(2);
+        log.looked(2, later);
+        assert_eq!(log.last_heard().1, Some(later));
         let from = log.head();
         log.append(2, [video(4_000, false, 1), video(7_000, true, 1), video(10_000, false, 1)], Instant::now())
             .expect("current epoch");
-        assert!(!log.is_slate() && !log.append_slate([video(9_180_000, true, 1)]));
+        assert!(!log.is_slate() && !log.append_slate(slate, [video(9_180_000, true, 1)]));
         let read = log.read(from, 100);
         assert_eq!(dts(&read), [9_180_000, 9_183_000], "behind the slate, and as far apart as they were");
         let shifted = 50_000 - (9_180_000 - 7_000) / 90;
@@ -456,13 +474,39 @@ mod tests {
     fn a_publisher_that_leaves_before_it_shows_anything_does_not_end_a_slate_and_the_end_does() {
         let log = opened();
         log.close_epoch(1);
-        assert!(log.begin_slate(0, []));
+        let slate = log.begin_slate(0, []).expect("nobody publishes");
         log.open_epoch(2, 0, Instant::now());
         log.close_epoch(2);
-        assert!(log.append_slate([video(1, true, 1)]));
+        assert!(log.append_slate(slate, [video(1, true, 1)]));
         assert_eq!(log.append(2, [video(2, true, 1)], Instant::now()), Err(Fenced(2)));
         log.end();
-        assert!(!log.append_slate([video(3, true, 1)]) && !log.begin_slate(0, []));
+        assert!(!log.append_slate(slate, [video(3, true, 1)]) && log.begin_slate(0, []).is_none());
+    }
+
+    #[test]
+    fn audio_takes_a_slate_s_place_when_no_picture_comes_and_not_before() {
+        let audio = |seconds: i64| {
+            let (kind, data) = (TrackKind::Audio, Bytes::from_static(b"a"));
+            Entry::Sample(Sample { kind, dts: seconds * TICKS_PER_SECOND, composition: 0, random_access: true, data })
+        };
+        let tags = media::flv::file(&Bytes::from_static(include_bytes!("../../src/demo.flv"))).expect("FLV");
+        let header = |body: &Bytes| match media::flv::video(body) {
+            Ok(media::flv::VideoTag::SequenceHeader(record)) => AvcConfig::parse(record).ok(),
+            _ => None,
+        };
+        let config = tags.iter().find_map(|tag| header(&tag.body)).map(|config| Entry::Video(Arc::new(config)));
+        assert!(config.is_some());
+        for (announced, patience) in [(None, 1), (config, 5)] {
+            let log = opened();
+            log.close_epoch(1);
+            log.begin_slate(0, []).expect("nobody publishes");
+            log.open_epoch(2, 0, Instant::now());
+            log.append(2, announced.clone().into_iter().chain((0..patience).map(audio)), Instant::now())
+                .expect("it holds");
+            assert!(log.is_slate(), "{announced:?}");
+            log.append(2, [audio(patience)], Instant::now()).expect("it holds");
+            assert!(!log.is_slate(), "{announced:?}");
+        }
     }
 
     #[test]

@@ -2,14 +2,20 @@
 
 use crate::snapshot::Snapshot;
 use arc_swap::ArcSwap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, TryLockError};
 use thiserror::Error;
 use tokio::sync::watch;
 
-/// Another writer has published since.
+/// Why nothing was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the window has another writer by now")]
-pub struct Superseded;
+pub enum NotPublished {
+    /// Another writer has published since.
+    #[error("the window has another writer by now")]
+    Superseded,
+    /// Another writer is at it, and does not come to an end: to wait for it would be to hang with it.
+    #[error("another writer of the window hangs")]
+    Busy,
+}
 
 /// The snapshot in force and the signal that there is a newer one.
 #[derive(Debug)]
@@ -37,7 +43,7 @@ impl Window {
 
     /// Publishes what follows `before`, unless something else was published meanwhile: a segmenter that
     /// was given up while it worked must not publish after its successor has begun.
-    pub fn publish(&self, before: &Arc<Snapshot>, next: Snapshot) -> Result<(), Superseded> {
+    pub fn publish(&self, before: &Arc<Snapshot>, next: Snapshot) -> Result<(), NotPublished> {
         self.publish_after(before, next, || ())
     }
 
@@ -47,10 +53,14 @@ impl Window {
         before: &Arc<Snapshot>,
         next: Snapshot,
         first: impl FnOnce(),
-    ) -> Result<(), Superseded> {
-        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+    ) -> Result<(), NotPublished> {
+        let _publishing = match self.publishing.try_lock() {
+            Ok(publishing) => publishing,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(NotPublished::Busy),
+        };
         if !Arc::ptr_eq(&self.current.load(), before) {
-            return Err(Superseded);
+            return Err(NotPublished::Superseded);
         }
         first();
         let version = next.version;
@@ -80,7 +90,13 @@ mod tests {
         let next = || before.next(vec![], false, 6, None, Instant::now());
         assert_eq!(window.publish(&before, next()), Ok(()));
         let untouched = || panic!("done by one who is superseded");
-        assert_eq!(window.publish_after(&before, next(), untouched), Err(Superseded));
-        assert_eq!(window.snapshot().version, 1);
+        assert_eq!(window.publish_after(&before, next(), untouched), Err(NotPublished::Superseded));
+        let now = window.snapshot();
+        let inside = || {
+            let second = now.next(vec![], false, 6, None, Instant::now());
+            assert_eq!(window.publish(&now, second), Err(NotPublished::Busy), "the first one has not come back");
+        };
+        assert_eq!(window.publish_after(&now, now.next(vec![], false, 6, None, Instant::now()), inside), Ok(()));
+        assert_eq!(window.snapshot().version, 2);
     }
 }

@@ -108,15 +108,15 @@ impl Children {
     }
 
     /// Takes a child that makes no progress out of the table, and starts another in its place. It is killed as soon as it
-    /// returns from what it is in; whatever it does until then, it is fenced.
-    pub fn replace(&mut self, id: ActorId) -> Learned {
+    /// returns from what it is in; whatever it does until then, it is fenced. None if it is no child of this supervisor.
+    pub fn replace(&mut self, id: ActorId) -> Option<Learned> {
         let is_it = |child: &Child| child.running.as_ref().is_some_and(|(running, _)| running.get_id() == id);
-        let Some(index) = self.children.iter().position(is_it) else { return Learned::Nothing };
+        let index = self.children.iter().position(is_it)?;
         // Its handle would be waited for.
         if let Some((cell, _)) = self.children[index].running.take() {
             fell(&cell);
         }
-        self.ended(index, Ending::Stuck, "it makes no progress")
+        Some(self.ended(index, Ending::Stuck, "it makes no progress"))
     }
 
     /// The running child called `name`.

@@ -5,13 +5,14 @@ use crate::spec::{ChildSpec, Restart};
 use crate::strategy::Intensity;
 use crate::stream::GaveUp;
 use crate::streams::{self, Streams};
-use crate::tree::{Environment, Strike, strike};
+use crate::tree::{BEAT, Environment, Strike, strike};
 use crate::watchdog::{Pulse, Watchdog};
 use actors::retention::{self, Retention};
 use actors::rtmp_listener::{self, RtmpListener};
+use actors::steps::until_step;
 use actors::storage_probe::{self, StorageProbe};
 use actors::vitals::Stuck;
-use actors::{Ask, Authorizer, Denial, Place, Vital};
+use actors::{Ask, Authorizer, Denial, Place, Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub enum Msg {
     Stuck(Stuck),
     /// The process is being stopped: encoders are to leave, and no others are accepted.
     Drain,
+    /// Time to show that it runs.
+    Beat,
 }
 
 impl From<Ask> for Msg {
@@ -77,15 +80,18 @@ impl Actor for Root {
         let (cell, again) = (myself.get_cell(), myself.clone());
         let respawn = move |respawn| drop(again.send_message(Msg::Respawn(respawn)));
         let scope = ("root".to_owned(), args.environment.view.clone());
-        let vital = args.environment.vitals.register("root", Place::Root, myself.get_id(), None);
-        Ok(State { children: Children::new(scope, cell, INTENSITY, specs(args, &myself), respawn), vital })
+        let vitals = args.environment.vitals.clone();
+        let vital = vitals.register("root", Place::Root, myself.get_id(), Some(BEAT));
+        myself.send_after(until_step(BEAT), || Msg::Beat);
+        Ok(State { children: Children::new(scope, cell, INTENSITY, specs(args, &myself), respawn), vitals, vital })
     }
 
     async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let _busy = state.vital.enter("post_start");
         Ok(state.children.start_all().await.map_err(GaveUp)?)
     }
 
-    async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         let _busy = state.vital.enter("handle");
         match msg {
             Msg::Ask(ask) => state.ask(ask),
@@ -93,6 +99,7 @@ impl Actor for Root {
             Msg::Strike(blow) => state.strike(blow),
             Msg::Stuck(stuck) => state.stuck(stuck)?,
             Msg::Drain => state.drain(),
+            Msg::Beat => drop(myself.send_after(until_step(BEAT), || Msg::Beat)),
         }
         Ok(())
     }
@@ -103,6 +110,7 @@ impl Actor for Root {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _busy = state.vital.enter("supervision event");
         match state.children.event(event) {
             Learned::Nothing | Learned::Stranger(..) => Ok(()),
             Learned::GiveUp(child) => Err(Box::new(GaveUp(child))),
@@ -113,6 +121,7 @@ impl Actor for Root {
 /// The children.
 pub struct State {
     children: Children,
+    vitals: Arc<Vitals>,
     vital: Arc<Vital>,
 }
 
@@ -158,10 +167,13 @@ impl State {
     /// Each supervisor replaces its own.
     fn stuck(&mut self, stuck: Stuck) -> Result<(), GaveUp> {
         match stuck.place {
-            Place::Root => match self.children.replace(stuck.id) {
-                Learned::GiveUp(child) => return Err(GaveUp(child)),
-                Learned::Nothing | Learned::Stranger(..) => {}
-            },
+            Place::Root => {
+                let Some(learned) = self.children.replace(stuck.id) else { return Ok(()) };
+                self.vitals.replaced(stuck.id);
+                if let Learned::GiveUp(child) = learned {
+                    return Err(GaveUp(child));
+                }
+            }
             Place::Stream(_) => self.tell_streams(streams::Msg::Stuck(stuck)),
             Place::Connection(_) => self.tell_listener(rtmp_listener::Msg::Stuck(stuck.id)),
         }

@@ -5,11 +5,14 @@ use crate::children::{Children, Learned, Respawn, fell};
 use crate::events;
 use crate::spec::{ChildSpec, Restart};
 use crate::strategy::{Ending, Intensity};
-use crate::tree::{Blow, Environment, strike};
+use crate::tree::{BEAT, Blow, Environment, strike};
 use actors::door::Farewell;
 use actors::publisher_lock::claims::Leaving;
 use actors::publisher_lock::{Notice, PublisherLock};
-use actors::{Ask, Denial, Place, Vital, archiver, publisher_lock, recorder, segmenter, session, slate, watcher};
+use actors::steps::until_step;
+use actors::{
+    Ask, Denial, Place, Vital, Vitals, archiver, publisher_lock, recorder, segmenter, session, slate, watcher,
+};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +42,8 @@ pub enum Msg {
     Stuck(ActorId),
     /// The process is being stopped: the encoder is to leave.
     Drain,
+    /// Time to show that it runs.
+    Beat,
 }
 
 impl From<Notice> for Msg {
@@ -84,11 +89,14 @@ impl Actor for StreamSupervisor {
         let respawn = move |respawn| drop(again.send_message(Msg::Respawn(respawn)));
         let children = Children::new(scope, cell, INTENSITY, specs(&args, &myself), respawn);
         let place = Place::Stream(args.stream.name.clone());
-        let vital = args.environment.vitals.register("stream", place, myself.get_id(), None);
-        Ok(State { children, session: None, vital })
+        let vitals = args.environment.vitals.clone();
+        let vital = vitals.register("stream", place, myself.get_id(), Some(BEAT));
+        myself.send_after(until_step(BEAT), || Msg::Beat);
+        Ok(State { children, session: None, vitals, vital })
     }
 
     async fn post_start(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let _busy = state.vital.enter("post_start");
         Ok(state.children.start_all().await.map_err(GaveUp)?)
     }
 
@@ -108,6 +116,7 @@ impl Actor for StreamSupervisor {
             Msg::Strike(child, blow) => state.strike(&child, blow),
             Msg::Stuck(id) => state.stuck(id)?,
             Msg::Drain => state.drain(),
+            Msg::Beat => drop(myself.send_after(until_step(BEAT), || Msg::Beat)),
         }
         Ok(())
     }
@@ -118,6 +127,7 @@ impl Actor for StreamSupervisor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _busy = state.vital.enter("supervision event");
         match state.children.event(event) {
             Learned::Nothing => {}
             Learned::GiveUp(child) => return Err(Box::new(GaveUp(child))),
@@ -137,6 +147,7 @@ pub struct State {
     children: Children,
     /// Temporary: never restarted, its end is the lock's business.
     session: Option<(u64, ActorCell)>,
+    vitals: Arc<Vitals>,
     vital: Arc<Vital>,
 }
 
@@ -220,9 +231,12 @@ impl State {
             fell(session);
             events::session_ended(Ending::Stuck);
             self.session_ended();
+            self.vitals.replaced(id);
             return Ok(());
         }
-        match self.children.replace(id) {
+        let Some(learned) = self.children.replace(id) else { return Ok(()) };
+        self.vitals.replaced(id);
+        match learned {
             Learned::GiveUp(child) => Err(GaveUp(child)),
             Learned::Nothing | Learned::Stranger(..) => Ok(()),
         }

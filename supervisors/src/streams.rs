@@ -4,8 +4,9 @@ use crate::children::{ending_of, fell};
 use crate::events;
 use crate::strategy::{Decision, Ending, History, Intensity, Restart};
 use crate::stream::{self, StreamSupervisor};
-use crate::tree::{Environment, Strike};
+use crate::tree::{BEAT, Environment, Strike};
 use actors::recorder::{self, Recorder};
+use actors::steps::until_step;
 use actors::vitals::Stuck;
 use actors::{Ask, Denial, Place, Vital, task};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -46,6 +47,8 @@ pub enum Msg {
     Stuck(Stuck),
     /// The process is being stopped: all encoders are to leave, and no stream is opened.
     Drain,
+    /// Time to show that it runs.
+    Beat,
 }
 
 /// The actor.
@@ -58,12 +61,14 @@ impl Actor for Streams {
     type Arguments = Environment;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, environment: Environment) -> Result<State, ActorProcessingErr> {
-        let vital = environment.vitals.register("streams", Place::Root, myself.get_id(), None);
+        let vital = environment.vitals.register("streams", Place::Root, myself.get_id(), Some(BEAT));
+        myself.send_after(until_step(BEAT), || Msg::Beat);
         Ok(State { environment, trees: HashMap::new(), recorders: HashSet::new(), is_draining: false, vital })
     }
 
     /// Streams that live already are those of a predecessor, or of the process before this one.
     async fn post_start(&self, myself: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let _busy = state.vital.enter("post_start");
         for stream in state.environment.registry.all() {
             // One that has ended is closed by its lock, and retired, like any other.
             state.build(&myself, stream).await;
@@ -83,6 +88,7 @@ impl Actor for Streams {
             Msg::Strike(Strike { stream: None, .. }) => {}
             Msg::Stuck(stuck) => state.stuck(&myself, &stuck).await,
             Msg::Drain => state.drain(),
+            Msg::Beat => drop(myself.send_after(until_step(BEAT), || Msg::Beat)),
         }
         Ok(())
     }
@@ -93,6 +99,7 @@ impl Actor for Streams {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _busy = state.vital.enter("supervision event");
         if let Some((cell, ending, _)) = ending_of(event)
             && !state.recorders.remove(&cell.get_id())
         {
@@ -267,6 +274,7 @@ impl State {
         match &tree.running {
             Some((running, _)) if running.get_id() == stuck.id => {
                 fell(&running.get_cell());
+                self.environment.vitals.replaced(stuck.id);
                 self.again(myself, name, Ending::Stuck).await;
             }
             Some((running, _)) => drop(running.send_message(stream::Msg::Stuck(stuck.id))),

@@ -7,11 +7,15 @@ use actors::{
 };
 use ractor::ActorCell;
 use std::sync::Arc;
+use std::time::Duration;
 use storage::Numbers;
 use storage::continuity::Records;
 use storage::live::StreamSettings;
 use storage::retention::Limits;
 use storage::{Mounts, Registry, StreamName};
+
+/// How often supervisors show that they run.
+pub(crate) const BEAT: Duration = Duration::from_secs(5);
 
 /// What a process has one of.
 #[derive(Clone)]

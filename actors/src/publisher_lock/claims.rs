@@ -17,6 +17,8 @@ pub const STALE: Duration = Duration::from_secs(15);
 const READ_LATE: Duration = STEP.saturating_mul(2).saturating_add(Duration::from_millis(50));
 /// What is read within a step after a claim may have been sent before it: by an encoder that has died since.
 const SETTLE: Duration = STEP.saturating_add(Duration::from_millis(50));
+/// A look that comes later than this after the one before says that the process did not run.
+const LOOK_LATE: Duration = Duration::from_secs(2);
 /// How long a claim may wait: until a holder is found stale, or a session that is stuck is replaced, and some more.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Claims that wait for one stream. A live encoder asks once; more are refused at once.
@@ -68,13 +70,13 @@ impl Heard {
     }
 
     /// Whether it has lost the stream by its silence, and what that is called.
-    fn stale(&self, granted: Instant, is_asked: bool, now: Instant) -> Option<&'static str> {
+    fn stale(&self, granted: Instant, is_asked: bool, awake: Instant, now: Instant) -> Option<&'static str> {
         let silence = self.silence(granted, now);
         if is_asked && silence >= STALE_WHEN_ASKED {
             Some("stale")
         } else if silence >= STALE {
             Some("silent")
-        } else if now.saturating_duration_since(self.read) >= STALE {
+        } else if now.saturating_duration_since(self.read.max(awake)) >= STALE {
             // Nobody reads it, and nobody has said that it ended: no holder is for ever.
             Some("unread")
         } else {
@@ -112,12 +114,16 @@ pub struct Claims<A> {
     publisher: Publisher,
     epoch: u64,
     waiting: VecDeque<Waiting<A>>,
+    /// When it last looked, ...
+    looked: Instant,
+    /// ... and since when it has done so in time: before that the process did not run, and read nobody's socket.
+    awake: Instant,
 }
 
 impl<A: Clone + PartialEq> Claims<A> {
     /// Goes on from what outlives a lock: who publishes, and the last epoch given out.
-    pub fn resuming(policy: Policy, graces: Graces, publisher: Publisher, epoch: u64) -> Self {
-        Self { policy, graces, publisher, epoch, waiting: VecDeque::new() }
+    pub fn resuming(policy: Policy, graces: Graces, publisher: Publisher, epoch: u64, now: Instant) -> Self {
+        Self { policy, graces, publisher, epoch, waiting: VecDeque::new(), looked: now, awake: now }
     }
 
     /// Who publishes.
@@ -175,6 +181,9 @@ impl<A: Clone + PartialEq> Claims<A> {
 
     /// Looks at silence, at those who wait, and at grace.
     pub fn look(&mut self, heard: Heard, now: Instant) -> Vec<Decision<A>> {
+        if now.saturating_duration_since(std::mem::replace(&mut self.looked, now)) > LOOK_LATE {
+            self.awake = now;
+        }
         self.waiting.retain(|waiting| now.saturating_duration_since(waiting.since) < ANSWER_DEADLINE);
         match self.publisher {
             Publisher::Free | Publisher::Ended => Vec::new(),
@@ -183,7 +192,7 @@ impl<A: Clone + PartialEq> Claims<A> {
                 vec![Decision::End]
             }
             Publisher::Grace { .. } => Vec::new(),
-            Publisher::Held { epoch, since } => match heard.stale(since, !self.waiting.is_empty(), now) {
+            Publisher::Held { epoch, since } => match heard.stale(since, !self.waiting.is_empty(), self.awake, now) {
                 Some(reason) => {
                     let mut decisions = vec![Decision::Evict(epoch, reason)];
                     decisions.extend(self.ended(epoch, Leaving::Lost, now));

@@ -5,7 +5,7 @@ const GRACES: Graces = Graces { unpublished: Duration::from_secs(1), lost: Durat
 const SECOND: Duration = Duration::from_secs(1);
 
 fn claims(policy: Policy) -> Claims<u8> {
-    Claims::resuming(policy, GRACES, Publisher::Free, 0)
+    Claims::resuming(policy, GRACES, Publisher::Free, 0, Instant::now())
 }
 
 fn heard(media: Instant, read: Instant) -> Heard {
@@ -40,9 +40,15 @@ fn a_socket_that_we_do_not_read_condemns_nobody_before_it_is_nobody_s() {
     // For nine seconds this process did not get to read what the holder sent.
     assert_eq!(claims.look(heard(start, start), start + 9 * SECOND), []);
     assert_eq!(claims.look(heard(start, start + 3 * SECOND), start + 9 * SECOND)[0], Decision::Evict(1, "stale"));
-    let mut claims = self::claims(Policy::Hold);
-    claims.claim(1, start, heard(start, start), start);
-    assert_eq!(claims.look(heard(start, start), start + STALE)[0], Decision::Evict(1, "unread"));
+    // Nobody reads it, and time passes: it is nobody's. A process that was stopped for as long condemns nobody.
+    let unread = |steps: u32| {
+        let mut claims = Claims::resuming(Policy::Hold, GRACES, Publisher::Free, 0, start);
+        claims.claim(1, start, heard(start, start), start);
+        let looks = (1..=steps).map(|step| claims.look(heard(start, start), start + STALE * step / steps));
+        looks.flatten().next()
+    };
+    assert_eq!(unread(60), Some(Decision::Evict(1, "unread")));
+    assert_eq!(unread(1), None);
 }
 
 #[test]
@@ -172,7 +178,7 @@ type Step = Result<World, String>;
 impl Model {
     fn initial(&self) -> World {
         World {
-            lock: Some(claims(Policy::Hold)),
+            lock: Some(Claims { looked: self.now, awake: self.now - OLD, ..claims(Policy::Hold) }),
             publisher: Publisher::Free,
             epoch: 0,
             open: 0,
@@ -202,7 +208,7 @@ impl Model {
             Some(_) => {}
             None if world.mailbox.len() < self.mailbox => {
                 let mut restarted = world.clone();
-                restarted.lock = Some(Claims::resuming(Policy::Hold, GRACES, world.publisher, world.epoch));
+                restarted.lock = Some(Claims::resuming(Policy::Hold, GRACES, world.publisher, world.epoch, self.now));
                 // A mailbox goes with its actor; what the supervisor says first is who lives.
                 restarted.mailbox = VecDeque::from([Mail::Holder(world.linked)]);
                 next.push(Ok(restarted));
@@ -216,7 +222,7 @@ impl Model {
             next.push(Ok(World { stalled: !world.stalled, ..world.clone() }));
         }
         if world.publisher == Publisher::Ended && world.mailbox.is_empty() {
-            let lock = Some(Claims::resuming(Policy::Hold, GRACES, Publisher::Free, world.epoch));
+            let lock = Some(Claims::resuming(Policy::Hold, GRACES, Publisher::Free, world.epoch, self.now));
             next.push(Ok(World { lock, publisher: Publisher::Free, ..world.clone() }));
         }
         next
@@ -445,6 +451,7 @@ impl World {
         };
         self.publisher = aged(self.publisher);
         if let Some(lock) = &mut self.lock {
+            (lock.looked, lock.awake) = (lock.looked - SECOND, lock.awake - SECOND);
             lock.publisher = aged(lock.publisher);
             lock.waiting.iter_mut().for_each(|waiting| waiting.since -= SECOND);
         }
@@ -486,6 +493,8 @@ impl World {
         }
         if let Some(lock) = &mut self.lock {
             (lock.epoch, lock.publisher) = (rebased(lock.epoch), held(lock.publisher));
+            // It is always awake here, and has been for longer than that matters after as many seconds as count.
+            (lock.looked, lock.awake) = (now, now - OLD);
         }
         let young = |instant: Instant| instant.max(now - OLD);
         self.heard = Heard { media: self.heard.media.map(young), read: young(self.heard.read) };

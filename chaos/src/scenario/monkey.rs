@@ -101,19 +101,14 @@ fn live(target: &Target, clip: &Arc<Clip>, order: &AtomicU64, stop: &AtomicBool,
             continue;
         }
         let since = *away.get_or_insert_with(Instant::now);
-        match Encoder::publish(target, clip) {
-            Ok(next) => {
-                (encoder, away, frozen) = (Some(next), None, None);
-            }
-            Err(error) if since.elapsed() > ACCEPTED => {
-                let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
-                late.push(format!(
-                    "{} not accepted for {:.0} s: {error:#}",
-                    target.name,
-                    since.elapsed().as_secs_f64()
-                ));
-            }
-            Err(_) => {}
+        let came = Encoder::publish(target, clip);
+        if since.elapsed() > ACCEPTED {
+            let (seconds, error) = (since.elapsed().as_secs_f64(), came.as_ref().err().map(ToString::to_string));
+            let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
+            late.push(format!("{} was not accepted for {seconds:.0} s: {error:?}", target.name));
+        }
+        if let Ok(next) = came {
+            (encoder, away, frozen) = (Some(next), None, None);
         }
     }
     drop(frozen);

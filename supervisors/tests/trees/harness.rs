@@ -58,7 +58,14 @@ impl Tree {
         loop {
             holder.send(1);
             tokio::select! {
-                answer = answers.recv() => return answer.expect("answered"),
+                answer = answers.recv() => {
+                    let answer = answer.expect("answered");
+                    if answer.is_err() {
+                        // One that is refused hangs up.
+                        session.stop_and_wait(None, None).await.expect("it ends");
+                    }
+                    return answer;
+                }
                 // The holder's pace.
                 () = sleep(Duration::from_millis(20)) => {}
             }

@@ -204,3 +204,32 @@ async fn a_session_ends_when_grace_does_and_not_before_and_a_new_one_may_follow(
     let fresh = next.grant.stream.window.snapshot();
     assert_eq!((fresh.next_sequence, fresh.has_playlist(), fresh.ended), (ended.next_sequence, false, false));
 }
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_were_refused_leave_nothing_behind() {
+    let tree = Tree::start().await;
+    let mut show = tree.publish("show").await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert!(matches!(tree.ask_beside("show", &mut show).await, Err(Denial::Taken)));
+    pass(Duration::from_secs(1)).await;
+    let before = tasks();
+    for _ in 0..20 {
+        assert!(matches!(tree.ask_beside("show", &mut show).await, Err(Denial::Taken)));
+    }
+    pass(Duration::from_secs(1)).await;
+    // A timer is a task: one that sets itself again would be there for ever.
+    assert!(tasks() <= before + 2, "{before} tasks before, {} after", tasks());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_ends_is_heard_of_by_a_lock_that_did_not_grant_it() {
+    let tree = Tree::start().await;
+    let show = tree.publish("show").await;
+    let lock = tree.child::<publisher_lock::Msg>().await;
+    lock.kill();
+    tree.successor::<publisher_lock::Msg>(&lock).await;
+    // Its connection lingers: nobody else tells the lock.
+    tree.stream("show").unpublish(show.grant.epoch);
+    wait_for("grace", || matches!(tree.stream("show").publisher(), Publisher::Grace { .. }).then_some(())).await;
+    assert_eq!(show.session.get_status(), ractor::ActorStatus::Running);
+}

@@ -18,7 +18,7 @@ pub const MAX_WITHOUT_STREAM: usize = 2048;
 /// Of those, from one address: the others are for everybody else.
 pub const MAX_WITHOUT_STREAM_PER_ADDRESS: usize = 512;
 /// How long one handler waits for a connection; other messages wait no longer.
-const ACCEPT_SLICE: Duration = Duration::from_millis(250);
+pub const ACCEPT_SLICE: Duration = Duration::from_millis(250);
 /// Pause after a failed accept: with no descriptor left it would fail at once, again and again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

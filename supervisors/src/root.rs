@@ -21,6 +21,9 @@ use tokio::net::TcpListener;
 /// More than this and the process is ended for its parent to start anew.
 const INTENSITY: Intensity = Intensity { restarts: 20, period: Duration::from_secs(60) };
 
+/// How long the listener may be inside an accept when it is told to close.
+const CLOSED_AFTER: Duration = rtmp_listener::ACCEPT_SLICE.saturating_mul(2);
+
 /// Messages to the root.
 #[derive(Debug)]
 pub enum Msg {
@@ -34,6 +37,8 @@ pub enum Msg {
     Stuck(Stuck),
     /// The process is being stopped: encoders are to leave, and no others are accepted.
     Drain,
+    /// No encoder is accepted any more: those that are there may leave.
+    Closed,
     /// Time to show that it runs.
     Beat,
 }
@@ -98,7 +103,8 @@ impl Actor for Root {
             Msg::Respawn(again) => state.children.respawn(again).await.map_err(GaveUp)?,
             Msg::Strike(blow) => state.strike(blow),
             Msg::Stuck(stuck) => state.stuck(stuck)?,
-            Msg::Drain => state.drain(),
+            Msg::Drain => state.drain(&myself),
+            Msg::Closed => state.tell_streams(streams::Msg::Drain),
             Msg::Beat => drop(myself.send_after(until_step(BEAT), || Msg::Beat)),
         }
         Ok(())
@@ -180,9 +186,10 @@ impl State {
         Ok(())
     }
 
-    fn drain(&self) {
+    /// First the door: an encoder that is told to leave comes back at once, and is to meet the next process.
+    fn drain(&self, myself: &ActorRef<Msg>) {
         self.tell_listener(rtmp_listener::Msg::Close);
-        self.tell_streams(streams::Msg::Drain);
+        myself.send_after(CLOSED_AFTER, || Msg::Closed);
     }
 
     fn tell_listener(&self, msg: rtmp_listener::Msg) {

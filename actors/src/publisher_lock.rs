@@ -13,9 +13,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use storage::live::{Publisher, Replaced, wall_ms};
 use storage::{LiveStream, StreamName};
+use tokio::task::AbortHandle;
 use tokio::time::{Duration, Instant};
 
-/// How often silence and grace are looked at, ...
+/// How often a holder that nobody disturbs is looked at, ...
+const TICK_WHEN_HELD: Duration = Duration::from_secs(1);
+/// ... how often while nobody holds the stream, ...
 const TICK: Duration = Duration::from_millis(250);
 /// ... and how often while an encoder waits for what comes of it.
 const TICK_WHEN_ASKED: Duration = Duration::from_millis(50);
@@ -71,10 +74,11 @@ impl Actor for PublisherLock {
     type Arguments = Args;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
-        myself.send_after(TICK, || Msg::Tick);
         let Args { stream, notices, vitals } = args;
-        let vital = vitals.register("publisher_lock", Place::Stream(stream.name.clone()), myself.get_id(), Some(TICK));
-        Ok(State::new(stream, notices, vital))
+        let (place, every) = (Place::Stream(stream.name.clone()), Some(TICK_WHEN_HELD));
+        let vital = vitals.register("publisher_lock", place, myself.get_id(), every);
+        let timer = myself.send_after(TICK, || Msg::Tick).abort_handle();
+        Ok(State::new(stream, notices, timer, vital))
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -84,13 +88,10 @@ impl Actor for PublisherLock {
             Msg::Claim(ask) => state.claim(&myself, ask, now)?,
             Msg::HolderEnded(epoch, leaving) => state.holder_ended(&myself, epoch, leaving, now)?,
             Msg::Holder(holder) => state.reconcile(&myself, holder, now)?,
-            Msg::Tick => {
-                state.tick(&myself, now)?;
-                let tick = if state.claims.waiting() > 0 { TICK_WHEN_ASKED } else { TICK };
-                myself.send_after(until_step(tick), || Msg::Tick);
-            }
+            Msg::Tick => state.tick(&myself, now)?,
             Msg::Fail(fault) => fault.strike()?,
         }
+        state.look_again(&myself);
         Ok(())
     }
 }
@@ -117,17 +118,30 @@ pub struct State {
     holder: Option<(u64, ActorRef<session::Msg>)>,
     told_over: bool,
     archive_until: Option<Instant>,
+    /// Of the next tick: there is one at a time.
+    timer: AbortHandle,
     vital: Arc<Vital>,
 }
 
 impl State {
-    fn new(stream: Arc<LiveStream>, notices: DerivedActorRef<Notice>, vital: Arc<Vital>) -> Self {
+    fn new(stream: Arc<LiveStream>, notices: DerivedActorRef<Notice>, timer: AbortHandle, vital: Arc<Vital>) -> Self {
         let number = stream.next_lock();
         let settings = stream.settings;
         let policy = if settings.takeover { Policy::Takeover } else { Policy::Hold };
         let graces = Graces { unpublished: settings.grace_unpublished, lost: settings.grace };
         let claims = Claims::resuming(policy, graces, stream.publisher(), stream.epoch(), Instant::now());
-        Self { stream, notices, number, claims, holder: None, told_over: false, archive_until: None, vital }
+        Self { stream, notices, number, claims, holder: None, told_over: false, archive_until: None, timer, vital }
+    }
+
+    /// Sets the next tick: soon while somebody waits.
+    fn look_again(&mut self, myself: &ActorRef<Msg>) {
+        let tick = match self.claims.publisher() {
+            _ if self.claims.waiting() > 0 => TICK_WHEN_ASKED,
+            Publisher::Held { .. } => TICK_WHEN_HELD,
+            Publisher::Free | Publisher::Grace { .. } | Publisher::Ended => TICK,
+        };
+        self.timer.abort();
+        self.timer = myself.send_after(until_step(tick), || Msg::Tick).abort_handle();
     }
 
     /// A session asks. The claim is atomic: one message at a time.

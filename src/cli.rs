@@ -108,7 +108,7 @@ pub struct Overrides {
     #[arg(long, global = true, value_name = "POLICY", env = "STEADYCAST_SYNC")]
     sync: Option<String>,
     /// Record sessions: true or false [default: false].
-    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", env = "STEADYCAST_RECORD")]
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", env = "STEADYCAST_RECORD")]
     record: Option<String>,
     /// What a stream may hold in memory for its recording while storage fails, MiB, 0 to 1024 [default: 64].
     #[arg(long, global = true, value_name = "MIB", env = "STEADYCAST_SPOOL")]
@@ -187,6 +187,8 @@ mod tests {
 
     #[test]
     fn options_may_come_before_and_after_the_command() {
+        let recording = Cli::try_parse_from(["steadycast", "--record", "supervise"]).expect("valid");
+        assert!(recording.command == Some(Command::Supervise) && recording.load().expect("valid").record);
         for arguments in [["steadycast", "serve", "--grace", "5"], ["steadycast", "--grace", "5", "serve"]] {
             let cli = Cli::try_parse_from(arguments).expect("valid");
             assert_eq!(cli.load().expect("valid").grace.as_secs(), 5);

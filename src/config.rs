@@ -190,8 +190,11 @@ impl Config {
     pub fn slate_clip(&self) -> Result<Option<Arc<Clip>>, String> {
         let Slate::Clip(path) = &self.slate else { return Ok(None) };
         let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let length = std::fs::metadata(path).map_err(|error| failed(&error))?.len();
-        if length > MAX_CLIP_BYTES as u64 {
+        let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
+        if !metadata.is_file() {
+            return Err(failed(&"it is no file"));
+        }
+        if metadata.len() > MAX_CLIP_BYTES as u64 {
             return Err(failed(&ClipError::TooLarge));
         }
         let file = std::fs::read(path).map_err(|error| failed(&error))?;

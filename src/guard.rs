@@ -2,7 +2,7 @@
 //! has stuck actors replaced, tells the service manager that there is progress while there is, and ends a process that
 //! makes none, so that whoever started it starts it again.
 
-use crate::health::{Health, Wedged};
+use crate::health::{Health, Told, Wedged};
 use metrics::gauge;
 use ractor::{ActorId, ActorRef};
 use sd_notify::NotifyState;
@@ -25,6 +25,8 @@ const SLEPT: Duration = Duration::from_secs(1);
 const TELL_AGAIN: Duration = Duration::from_secs(5);
 /// How long the last words may take: standard error may block.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Handlers that have run for this long are told of when the process ends.
+const INSIDE: Duration = Duration::from_secs(1);
 /// Threads that are told of when the process ends.
 const MAX_THREADS: usize = 64;
 
@@ -139,12 +141,12 @@ fn last_words(wedged: &Wedged, health: &Health) -> String {
         Wedged::Threads(blocked) => format!("{blocked} threads of the actors' runtime are blocked"),
         Wedged::Root => "the root of the supervision tree is stuck".to_owned(),
     };
-    let report = health.report(Instant::now());
+    let inside = health.vitals.inside(INSIDE, Instant::now());
     let words = serde_json::json!({
         "level": "ERROR",
         "message": "no progress, ending the process for its parent to start it again",
         "reason": reason,
-        "stuck": report.stuck,
+        "stuck": inside.iter().map(Told::of).collect::<Vec<_>>(),
         "threads": threads(),
     });
     format!("{words}\n")

@@ -144,7 +144,8 @@ impl Health {
 }
 
 impl Told {
-    fn of(stuck: &Stuck) -> Self {
+    /// For people.
+    pub fn of(stuck: &Stuck) -> Self {
         Self {
             actor: stuck.to_string(),
             message: stuck.message,

@@ -15,13 +15,13 @@ pub enum LockError {
     #[error("{0} is in use by another steadycast; give this one another --{1}")]
     Taken(String, &'static str),
     /// It cannot be used at all.
-    #[error("{0}: {1}")]
-    Io(String, io::Error),
+    #[error("{0} cannot be used: {1}; give another --{2}")]
+    Io(String, io::Error, &'static str),
 }
 
 /// Locks `directory` for as long as the file is kept. `option` is named in the error.
 pub fn lock(directory: &Path, option: &'static str) -> Result<File, LockError> {
-    let failed = |error| LockError::Io(directory.display().to_string(), error);
+    let failed = |error| LockError::Io(directory.display().to_string(), error, option);
     create_dir_all(directory).map_err(failed)?;
     let file = File::options().create(true).truncate(false).write(true).open(directory.join(LOCK)).map_err(failed)?;
     match file.try_lock() {

@@ -18,7 +18,8 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    let command = cli.command.clone().unwrap_or(Command::Serve);
+    let only_check = std::env::var_os(parent::CHECK).map(|_| Command::CheckConfig);
+    let command = only_check.or_else(|| cli.command.clone()).unwrap_or(Command::Serve);
     let reload = move || cli.load();
     let outcome = match command {
         Command::Serve => Listeners::inherited_or_bound(&config).and_then(|sockets| serve(&config, sockets, reload)),
@@ -54,7 +55,7 @@ fn supervise(config: &Config) -> ExitCode {
     let outcome = logging::start(config.log).and_then(|log| {
         let listeners = Listeners::bind(config)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let code = runtime.block_on(parent::run(listeners, config.drain));
+        let code = runtime.block_on(parent::run(listeners, config));
         drop(log);
         code
     });

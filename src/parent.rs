@@ -3,19 +3,23 @@
 //! While there is no worker, connections wait in the sockets' backlog: nobody is refused. It does nothing else, so that
 //! there is little in it that can fail.
 
+mod heart;
+
+use crate::Config;
 use crate::drain::EXIT_AT_ONCE;
 use crate::run::Listeners;
 use anyhow::Context;
 use command_fds::{CommandFdExt, FdMapping};
+use heart::Heart;
 use rustix::process::Signal;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{ExitCode, ExitStatus};
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 use supervisors::strategy::{Decision, Ending, History, Intensity, Restart};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 /// A worker that ends this soon after the first start will not do better the next time: its directories are taken, say.
@@ -28,6 +32,10 @@ const NOT_STARTED_PAUSE: Duration = Duration::from_secs(1);
 const FIRST_FD: i32 = 3;
 /// How often the worker was started again, for its metrics.
 pub const RESTARTS: &str = "STEADYCAST_WORKER_RESTARTS";
+/// Has a program check its configuration, whatever command it was given.
+pub const CHECK: &str = "STEADYCAST_CHECK_ONLY";
+/// How long that may take.
+const CHECK_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the worker's end leads to.
 enum Next {
@@ -44,65 +52,138 @@ struct Signals {
     stop_within: Duration,
 }
 
-/// Runs workers until told to stop. Each may serve viewers for `drain` after that.
-pub async fn run(listeners: Listeners, drain: Duration) -> anyhow::Result<ExitCode> {
-    // Kept from the start: after an upgrade the file of that name is another one.
-    let program = std::env::current_exe().context("the program's own path")?;
-    let mut signals = Signals {
+/// What outlives workers.
+struct Parent {
+    /// Kept from the start: after an upgrade the file of that name is another one.
+    program: PathBuf,
+    listeners: Listeners,
+    signals: Signals,
+    /// None if there is no place to listen: then only a worker's end is noticed.
+    heart: Option<Heart>,
+    history: History,
+    /// How often a worker was started because the one before had ended.
+    restarts: u64,
+    /// A worker has been well: what fails after that is tried again for ever.
+    was_well: bool,
+}
+
+/// Runs workers until told to stop.
+pub async fn run(listeners: Listeners, config: &Config) -> anyhow::Result<ExitCode> {
+    let signals = Signals {
         terminate: signal(SignalKind::terminate())?,
         interrupt: signal(SignalKind::interrupt())?,
         hangup: signal(SignalKind::hangup())?,
         upgrade: signal(SignalKind::user_defined2())?,
-        stop_within: drain + STOP_WITHIN,
+        stop_within: config.drain + STOP_WITHIN,
     };
+    let heart = Heart::listening(&config.runtime_dir);
+    let heart = heart.inspect_err(|error| warn!(%error, "a worker that hangs as a whole will not be noticed")).ok();
     // It always gets another try; how long that waits follows from how often it failed.
     let endless = Intensity { restarts: usize::MAX - 1, period: Duration::ZERO };
-    let mut history = History::new(Restart::Permanent, endless, Instant::now());
-    let mut restarts = 0;
-    loop {
-        let begun = Instant::now();
-        history.started(begun);
-        let watched = match start(&program, &listeners, restarts) {
-            Ok(mut worker) => watch(&mut worker, &mut signals).await?,
-            // The file is just being replaced, say, or there is no memory for a process: another try may find it.
-            Err(error) if restarts > 0 => Watched::NotStarted(error),
-            Err(error) => return Err(error),
-        };
-        let wait = match watched {
-            Watched::Told(code) => return Ok(code),
-            Watched::Upgrade => {
-                info!("starting the worker again, from the file that is there now");
+    let history = History::new(Restart::Permanent, endless, Instant::now());
+    let program = std::env::current_exe().context("the program's own path")?;
+    Parent { program, listeners, signals, heart, history, restarts: 0, was_well: false }.run().await
+}
+
+impl Parent {
+    async fn run(mut self) -> anyhow::Result<ExitCode> {
+        loop {
+            let begun = Instant::now();
+            self.history.started(begun);
+            let watched = match start(&self.program, &self.listeners, self.heart.as_ref(), self.restarts) {
+                Ok(mut worker) => self.watch(&mut worker).await?,
+                // The file is just being replaced, say, or there is no memory for a process: another try may find it.
+                Err(error) if self.was_well => Watched::NotStarted(error),
+                Err(error) => return Err(error),
+            };
+            self.was_well |= begun.elapsed() >= FIRST_START;
+            let wait = match watched {
+                Watched::Told(code) => return Ok(code),
                 // Meant, and no failure of anything: it is not counted.
-                continue;
-            }
-            Watched::Ended(status) => match judge(status, restarts == 0 && begun.elapsed() < FIRST_START, &mut history)
-            {
-                Next::Exit(code) => return Ok(code),
-                Next::RestartAfter(wait) => {
-                    error!(%status, wait_ms = wait.as_millis() as u64, "the worker has ended, starting it again");
-                    wait
+                Watched::Upgrade => {
+                    self.was_well = true;
+                    info!("starting the worker again, from the file that is there now");
+                    continue;
                 }
-            },
-            Watched::NotStarted(error) => {
-                error!(error = %format!("{error:#}"), "the worker cannot be started, trying again");
-                NOT_STARTED_PAUSE
+                Watched::Ended(status) => match judge(status, self.was_well, &mut self.history) {
+                    Next::Exit(code) => return Ok(code),
+                    Next::RestartAfter(wait) => {
+                        error!(%status, wait_ms = wait.as_millis() as u64, "the worker has ended, starting it again");
+                        wait
+                    }
+                },
+                Watched::NotStarted(error) => {
+                    error!(error = %format!("{error:#}"), "the worker cannot be started, trying again");
+                    NOT_STARTED_PAUSE
+                }
+            };
+            self.restarts += 1;
+            tokio::select! {
+                // The backoff, as supervisors have it between restarts of a child.
+                () = tokio::time::sleep(wait) => {}
+                _ = self.signals.terminate.recv() => return Ok(ExitCode::SUCCESS),
+                _ = self.signals.interrupt.recv() => return Ok(ExitCode::SUCCESS),
             }
-        };
-        restarts += 1;
-        tokio::select! {
-            // The backoff, as supervisors have it between restarts of a child.
-            () = tokio::time::sleep(wait) => {}
-            _ = signals.terminate.recv() => return Ok(ExitCode::SUCCESS),
-            _ = signals.interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        }
+    }
+
+    async fn watch(&mut self, worker: &mut Child) -> anyhow::Result<Watched> {
+        if let Some(heart) = &mut self.heart {
+            heart.begin();
+        }
+        loop {
+            tokio::select! {
+                status = worker.wait() => return Ok(Watched::Ended(status?)),
+                () = stops(self.heart.as_mut()) => {
+                    error!("the worker gives no sign of life, killing it");
+                    worker.start_kill()?;
+                }
+                _ = self.signals.hangup.recv() => tell(worker, Signal::HUP),
+                _ = self.signals.upgrade.recv() => {
+                    if may_upgrade(&self.program).await {
+                        return stop(worker, &mut self.signals, Signal::USR2).await;
+                    }
+                }
+                _ = self.signals.terminate.recv() => return stop(worker, &mut self.signals, Signal::TERM).await,
+                _ = self.signals.interrupt.recv() => return stop(worker, &mut self.signals, Signal::TERM).await,
+            }
         }
     }
 }
 
+async fn stops(heart: Option<&mut Heart>) {
+    match heart {
+        Some(heart) => heart.stops().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the program that is there now can make something of the configuration that is there now: the worker that runs
+/// is not ended for one that would not start.
+async fn may_upgrade(program: &PathBuf) -> bool {
+    let mut check = Command::new(program);
+    check.args(std::env::args_os().skip(1)).env(CHECK, "1").kill_on_drop(true);
+    check.stdin(Stdio::null()).stdout(Stdio::null());
+    let checked = match check.spawn() {
+        Ok(mut check) => timeout(CHECK_WITHIN, check.wait()).await.map_err(|_| "it does not end".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let problem = match checked {
+        Ok(Ok(status)) if status.success() => return true,
+        Ok(Ok(status)) => status.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(problem) => problem,
+    };
+    error!(problem, "no upgrade: the new program does not take the configuration; the worker goes on");
+    false
+}
+
 /// What to do after a worker has ended by itself.
-fn judge(status: ExitStatus, at_first_start: bool, history: &mut History) -> Next {
-    // Another try does not mend a configuration. A worker that somebody stopped is started again: the parent was not told.
-    let meant = status.code() == Some(i32::from(crate::EXIT_CONFIG));
-    if meant || (at_first_start && status.code().is_some()) {
+fn judge(status: ExitStatus, was_well: bool, history: &mut History) -> Next {
+    // What does not start the first time does not start the next: a wrong configuration, directories that are in use. One
+    // that was well is started again whatever has come of its configuration since, and whoever stopped it: the parent was
+    // not told.
+    if !was_well && status.code().is_some() {
         return Next::Exit(exit_code(status));
     }
     match history.ended(Ending::Killed, Instant::now(), fastrand::f64()) {
@@ -115,7 +196,7 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-fn start(program: &PathBuf, listeners: &Listeners, restarts: u64) -> anyhow::Result<Child> {
+fn start(program: &PathBuf, listeners: &Listeners, heart: Option<&Heart>, restarts: u64) -> anyhow::Result<Child> {
     let sockets = [&listeners.rtmp, &listeners.http, &listeners.health];
     let mappings = sockets
         .into_iter()
@@ -123,8 +204,9 @@ fn start(program: &PathBuf, listeners: &Listeners, restarts: u64) -> anyhow::Res
         .map(|(socket, child_fd)| anyhow::Ok(FdMapping { parent_fd: OwnedFd::from(socket.try_clone()?), child_fd }));
     let mut command = std::process::Command::new(program);
     command.args(std::env::args_os().skip(1)).env("LISTEN_FDS", sockets.len().to_string());
-    // A service manager's watchdog is fed by who knows of progress: the worker.
     command.env_remove("LISTEN_PID").env_remove("WATCHDOG_PID").env(RESTARTS, restarts.to_string());
+    // Without a heart of ours it tells our service manager itself.
+    command.envs(heart.into_iter().flat_map(Heart::environment));
     command.fd_mappings(mappings.collect::<anyhow::Result<Vec<_>>>()?)?;
     let mut command = Command::from(command);
     command.kill_on_drop(true).spawn().with_context(|| program.display().to_string())
@@ -140,18 +222,6 @@ enum Watched {
     Upgrade,
     /// There was none.
     NotStarted(anyhow::Error),
-}
-
-async fn watch(worker: &mut Child, signals: &mut Signals) -> anyhow::Result<Watched> {
-    loop {
-        tokio::select! {
-            status = worker.wait() => return Ok(Watched::Ended(status?)),
-            _ = signals.hangup.recv() => tell(worker, Signal::HUP),
-            _ = signals.upgrade.recv() => return stop(worker, signals, Signal::USR2).await,
-            _ = signals.terminate.recv() => return stop(worker, signals, Signal::TERM).await,
-            _ = signals.interrupt.recv() => return stop(worker, signals, Signal::TERM).await,
-        }
-    }
 }
 
 /// Has it stop; kills it if that takes too long. Told to stop for good meanwhile, the parent obeys: at once, if it was

@@ -115,6 +115,9 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     let without_state = records.is_empty() && !(all_answered && used == Numbers::default());
     let settling = if without_state { settings.all.grace } else { Duration::ZERO };
     let registry = Registry::settling_until(Instant::now() + settling);
+    let actors = runtime("actors", actor_threads())?;
+    // Before anything is counted.
+    let exporter = Exporter::install(registry.clone(), outside.dropped_lines, actors.metrics())?;
     adopt(&records, &mounts, &registry, &settings).context("continuity records")?;
     recordings_api::finish_interrupted(&mounts, &registry);
     let retention = config.retention();
@@ -130,8 +133,6 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
         mounts,
         retention,
     };
-    let actors = runtime("actors", actor_threads())?;
-    let exporter = Exporter::install(environment.registry.clone(), outside.dropped_lines, actors.metrics())?;
     let worker = Worker::new(config, environment, exporter);
     let outcome = worker.run(&actors, listeners, outside.shutdown, outside.reload);
     // Bounded: what is not done by then is dropped.
@@ -165,11 +166,11 @@ fn lock_archives(config: &Config) -> anyhow::Result<Vec<std::fs::File>> {
     let (deadline, mut files) = (std::time::Instant::now() + LOCK_DEADLINE, Vec::new());
     for (directory, lock) in locking {
         let wait = deadline.saturating_duration_since(std::time::Instant::now());
-        let hung = || locks::LockError::Io(directory.display().to_string(), io::ErrorKind::TimedOut.into());
+        let hung = || locks::LockError::Io(directory.display().to_string(), io::ErrorKind::TimedOut.into(), "data");
         match lock.recv_timeout(wait).unwrap_or_else(|_| Err(hung())) {
             Ok(file) => files.push(file),
             Err(error @ locks::LockError::Taken(..)) => return Err(error.into()),
-            Err(locks::LockError::Io(path, error)) => {
+            Err(locks::LockError::Io(path, error, _)) => {
                 warn!(path, %error, "an archive cannot be locked; live goes on without it");
             }
         }

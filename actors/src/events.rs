@@ -122,6 +122,10 @@ pub fn publish_refused(peer: SocketAddr, stream: &str, label: &'static str, reas
 /// A connection ended.
 pub fn connection_ended(peer: SocketAddr, stream: &str, reason: &'static str, end: &str) {
     counter!("steadycast_connections_ended_total", "reason" => reason).increment(1);
+    // What its user must know who sees nothing but a connection that breaks.
+    if matches!(reason, "bitrate" | "message_rate" | "protocol") && !stream.is_empty() {
+        warn!(%peer, stream, end, "publisher ended");
+    }
     debug!(%peer, stream, end, "connection ended");
 }
 

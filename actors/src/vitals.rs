@@ -69,10 +69,17 @@ pub struct Stuck {
 }
 
 /// All actors of the process. Bounded by them: an ended actor's entry goes when it is next looked at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Vitals {
     actors: Mutex<HashMap<u64, Weak<Vital>>>,
     next: AtomicU64,
+    began: Instant,
+}
+
+impl Default for Vitals {
+    fn default() -> Self {
+        Self { actors: Mutex::default(), next: AtomicU64::new(0), began: Instant::now() }
+    }
 }
 
 impl Vitals {
@@ -95,7 +102,18 @@ impl Vitals {
     pub fn stuck(&self, awake_since: Instant, now: Instant) -> Vec<Stuck> {
         let mut actors = lock(&self.actors);
         actors.retain(|_, vital| vital.strong_count() > 0);
-        actors.values().filter_map(Weak::upgrade).filter_map(|vital| vital.stuck(awake_since, now)).collect()
+        actors
+            .values()
+            .filter_map(Weak::upgrade)
+            .filter_map(|vital| vital.stuck(vital.limit(), awake_since, now))
+            .collect()
+    }
+
+    /// Handlers that have run for so long, stuck or not yet.
+    pub fn inside(&self, limit: Duration, now: Instant) -> Vec<Stuck> {
+        let actors = lock(&self.actors);
+        let found = actors.values().filter_map(Weak::upgrade).filter_map(|vital| vital.stuck(limit, self.began, now));
+        found.filter(|stuck| stuck.blocks).collect()
     }
 
     /// Notes that the place of this actor is taken by another.
@@ -118,8 +136,11 @@ impl Vital {
         lock(&self.state).place = place;
     }
 
-    fn stuck(&self, awake_since: Instant, now: Instant) -> Option<Stuck> {
-        let limit = if self.child == "segmenter" { SEGMENTER_STUCK_AFTER } else { STUCK_AFTER };
+    fn limit(&self) -> Duration {
+        if self.child == "segmenter" { SEGMENTER_STUCK_AFTER } else { STUCK_AFTER }
+    }
+
+    fn stuck(&self, limit: Duration, awake_since: Instant, now: Instant) -> Option<Stuck> {
         let state = lock(&self.state);
         let (message, since, limit) = match (state.inside, self.every) {
             (Some((message, since)), _) => (message, since, limit),

@@ -145,6 +145,10 @@ impl Snapshot {
             ended: adopted.ended,
             ..Self::default()
         };
+        // What players were told of the bit rate stays true of what is listed.
+        let rates = snapshot.listed.iter().filter(|segment| !segment.listed.gap);
+        let rates = rates.map(|segment| rate(segment.file.bytes.len(), segment.listed.duration));
+        snapshot.measured.peak = rates.max().unwrap_or(0);
         snapshot.render();
         snapshot
     }
@@ -277,9 +281,6 @@ impl Snapshot {
     }
 
     fn measure(&mut self, segment: &Segment) {
-        let rate = |bytes: usize, ticks: i64| {
-            (bytes as u64 * 8 * TICKS_PER_SECOND.unsigned_abs()).div_ceil(ticks.max(1).unsigned_abs())
-        };
         self.measured.peak = self.measured.peak.max(rate(segment.bytes.len(), segment.duration));
         let (bytes, ticks) =
             self.listed.iter().fold((segment.bytes.len(), segment.duration), |(bytes, ticks), listed| {
@@ -336,6 +337,11 @@ impl Snapshot {
                 Document::new(multivariant(MEDIA_PLAYLIST, &init.tracks, self.measured, self.independent));
         }
     }
+}
+
+/// Bits per second, rounded up.
+fn rate(bytes: usize, ticks: i64) -> u64 {
+    (bytes as u64 * 8 * TICKS_PER_SECOND.unsigned_abs()).div_ceil(ticks.max(1).unsigned_abs())
 }
 
 /// Length of a playlist.

@@ -24,6 +24,7 @@ const ACTORS: [&str; 12] = [
 pub fn register() {
     for ending in Ending::ALL {
         for actor in ACTORS {
+            counter!("steadycast_supervisor_gave_up_total", "actor" => actor).increment(0);
             counter!("steadycast_actor_restarts_total", "actor" => actor, "reason" => ending.label()).increment(0);
         }
         counter!("steadycast_actor_failures_total", "actor" => "session", "reason" => ending.label()).increment(0);

@@ -101,7 +101,11 @@ fn under_a_parent_nobody_is_refused_while_the_worker_is_killed_or_replaced() {
         publisher = Publisher::looping(CLIP, &server.publish_url("show"));
         // By the second one the viewer has long seen the first.
         wait_for("it publishes", Duration::from_secs(30), || (published() >= 2.0).then_some(()));
-        assert_eq!(server.metric("steadycast_worker_restarts_total", ""), f64::from(restarts));
+        assert_eq!(
+            server.metric("steadycast_worker_restarts_total", ""),
+            f64::from(restarts.min(3)),
+            "an upgrade is none"
+        );
     }
     stop.store(true, Ordering::Relaxed);
     let (wrong, longest) = asking.join().expect("it asks");
@@ -131,4 +135,51 @@ fn one_process_has_an_archive() {
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("in use by another steadycast") && said.contains("--data"), "{said}");
+}
+
+#[test]
+fn a_parent_keeps_the_show_on_whatever_becomes_of_its_configuration_and_ends_a_worker_that_is_frozen() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let file = directory.path().join("steadycast.toml");
+    let configure = |text: &str| std::fs::write(&file, text).expect("written");
+    configure("grace = 20\n");
+    let server = Server::supervised(&["--config", &file.display().to_string()]);
+    let served = || ureq::get(&server.url("/healthz")).call().is_ok_and(|answer| answer.status() == 200);
+    let other_than = |worker| {
+        wait_for("another worker", Duration::from_secs(30), || {
+            server.worker().filter(|found| Some(*found) != worker && served())
+        })
+    };
+    let first = server.worker();
+    // It has been well for as long as counts.
+    wait_for("a worker that is well", Duration::from_secs(10), || {
+        (server.metric("process_start_time_seconds", "") > 0.0 && uptime(first) > 2.5).then_some(())
+    });
+    // A configuration that is none: no upgrade, and no end of the worker that runs.
+    configure("gracee = 20\n");
+    server.tell(rustix::process::Signal::USR2);
+    wait_for("no upgrade", Duration::from_secs(10), || (!server.logged("no upgrade").is_empty()).then_some(()));
+    assert!(server.worker() == first && served());
+    // Its worker is killed, and cannot come back with that; then it can.
+    rustix::process::kill_process(first.expect("a worker"), rustix::process::Signal::KILL).expect("it runs");
+    wait_for("it is tried", Duration::from_secs(10), || {
+        (server.logged("the worker has ended").len() >= 2).then_some(())
+    });
+    configure("grace = 20\n");
+    let second = other_than(first);
+    // One that is frozen cannot end itself.
+    rustix::process::kill_process(second, rustix::process::Signal::STOP).expect("it runs");
+    other_than(Some(second));
+    assert_eq!(server.logged("gives no sign of life").len(), 1);
+}
+
+/// Seconds since a process was started.
+fn uptime(process: Option<rustix::process::Pid>) -> f64 {
+    let pid = process.map_or(0, rustix::process::Pid::as_raw_pid);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Field 22 of proc(5), counted from behind the name: ticks of a hundredth second since the machine was started.
+    let ticks = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse::<f64>().ok());
+    let now = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let now = now.split(' ').next().and_then(|now| now.parse::<f64>().ok()).unwrap_or(0.0);
+    ticks.map_or(0.0, |ticks| now - ticks / 100.0)
 }

@@ -3,6 +3,7 @@
 //! makes none, so that whoever started it starts it again.
 
 use crate::health::{Health, Told, Wedged};
+use crate::parent::heart::EVERY;
 use metrics::gauge;
 use ractor::{ActorId, ActorRef};
 use sd_notify::NotifyState;
@@ -10,6 +11,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -31,10 +33,12 @@ const INSIDE: Duration = Duration::from_secs(1);
 const MAX_THREADS: usize = 64;
 
 /// Watches until the process is about to end by itself.
-pub fn start(health: Health, root: ActorRef<root::Msg>) -> std::io::Result<()> {
+pub fn start(health: Health, root: ActorRef<root::Msg>, parent: Option<UnixDatagram>) -> std::io::Result<()> {
     let (looked, reported) = (Instant::now(), HashMap::new());
-    let mut guard = Guard { health, root, looked, reported, service: Service::of_environment()? };
+    let mut guard =
+        Guard { health, root, looked, reported, service: Service::of_environment()?, parent, told_parent: None };
     guard.service.ready();
+    guard.tell_parent(looked);
     let forever = move || {
         while !guard.health.ending.load(Ordering::Relaxed) {
             // The pace of the looks.
@@ -55,6 +59,8 @@ struct Guard {
     /// Stuck actors that were reported, and when. As many as there are.
     reported: HashMap<ActorId, Instant>,
     service: Service,
+    parent: Option<UnixDatagram>,
+    told_parent: Option<Instant>,
 }
 
 impl Guard {
@@ -82,8 +88,20 @@ impl Guard {
         let wedged = self.health.wedged(now);
         if wedged.is_none() {
             self.service.alive(now);
+            self.tell_parent(now);
         }
         wedged
+    }
+}
+
+impl Guard {
+    /// The socket does not block: what a parent does not read is not missed.
+    fn tell_parent(&mut self, now: Instant) {
+        let Some(parent) = &self.parent else { return };
+        if self.told_parent.is_none_or(|told| now.saturating_duration_since(told) >= EVERY) {
+            self.told_parent = Some(now);
+            let _ = parent.send(b"1");
+        }
     }
 }
 

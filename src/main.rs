@@ -18,8 +18,9 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    let only_check = std::env::var_os(parent::CHECK).map(|_| Command::CheckConfig);
-    let command = only_check.or_else(|| cli.command.clone()).unwrap_or(Command::Serve);
+    let only_check = std::env::var_os(parent::CHECK).is_some();
+    let command = Some(Command::CheckConfig).filter(|_| only_check);
+    let command = command.or_else(|| cli.command.clone()).unwrap_or(Command::Serve);
     let reload = move || cli.load();
     let outcome = match command {
         Command::Serve => Listeners::inherited_or_bound(&config).and_then(|sockets| serve(&config, sockets, reload)),
@@ -35,6 +36,10 @@ fn main() -> ExitCode {
         Command::Export { session, to } => export::run(&config, &session, to),
         Command::CheckConfig => {
             print!("{}", config::describe(&config));
+            // An upgrade does not depend on it: a worker goes on without.
+            if only_check {
+                return ExitCode::SUCCESS;
+            }
             if let Err(mistake) = config.slate_clip() {
                 eprintln!("steadycast: slate: {mistake}");
                 return ExitCode::from(EXIT_CONFIG);

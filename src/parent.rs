@@ -3,7 +3,7 @@
 //! While there is no worker, connections wait in the sockets' backlog: nobody is refused. It does nothing else, so that
 //! there is little in it that can fail.
 
-mod heart;
+pub mod heart;
 
 use crate::Config;
 use crate::drain::EXIT_AT_ONCE;
@@ -12,8 +12,10 @@ use anyhow::Context;
 use command_fds::{CommandFdExt, FdMapping};
 use heart::Heart;
 use rustix::process::Signal;
+use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 use supervisors::strategy::{Decision, Ending, History, Intensity, Restart};
@@ -58,8 +60,6 @@ struct Parent {
     program: PathBuf,
     listeners: Listeners,
     signals: Signals,
-    /// None if there is no place to listen: then only a worker's end is noticed.
-    heart: Option<Heart>,
     history: History,
     /// How often a worker was started because the one before had ended.
     restarts: u64,
@@ -76,13 +76,11 @@ pub async fn run(listeners: Listeners, config: &Config) -> anyhow::Result<ExitCo
         upgrade: signal(SignalKind::user_defined2())?,
         stop_within: config.drain + STOP_WITHIN,
     };
-    let heart = Heart::listening(&config.runtime_dir);
-    let heart = heart.inspect_err(|error| warn!(%error, "a worker that hangs as a whole will not be noticed")).ok();
     // It always gets another try; how long that waits follows from how often it failed.
     let endless = Intensity { restarts: usize::MAX - 1, period: Duration::ZERO };
     let history = History::new(Restart::Permanent, endless, Instant::now());
     let program = std::env::current_exe().context("the program's own path")?;
-    Parent { program, listeners, signals, heart, history, restarts: 0, was_well: false }.run().await
+    Parent { program, listeners, signals, history, restarts: 0, was_well: false }.run().await
 }
 
 impl Parent {
@@ -90,8 +88,8 @@ impl Parent {
         loop {
             let begun = Instant::now();
             self.history.started(begun);
-            let watched = match start(&self.program, &self.listeners, self.heart.as_ref(), self.restarts) {
-                Ok(mut worker) => self.watch(&mut worker).await?,
+            let watched = match start(&self.program, &self.listeners, self.restarts) {
+                Ok((mut worker, heart)) => self.watch(&mut worker, heart).await?,
                 // The file is just being replaced, say, or there is no memory for a process: another try may find it.
                 Err(error) if self.was_well => Watched::NotStarted(error),
                 Err(error) => return Err(error),
@@ -127,20 +125,23 @@ impl Parent {
         }
     }
 
-    async fn watch(&mut self, worker: &mut Child) -> anyhow::Result<Watched> {
-        if let Some(heart) = &mut self.heart {
-            heart.begin();
-        }
+    async fn watch(&mut self, worker: &mut Child, mut heart: Heart) -> anyhow::Result<Watched> {
+        let mut checking = None;
         loop {
             tokio::select! {
                 status = worker.wait() => return Ok(Watched::Ended(status?)),
-                () = stops(self.heart.as_mut()) => {
+                () = heart.stops() => {
                     error!("the worker gives no sign of life, killing it");
                     worker.start_kill()?;
                 }
                 _ = self.signals.hangup.recv() => tell(worker, Signal::HUP),
-                _ = self.signals.upgrade.recv() => {
-                    if may_upgrade(&self.program).await {
+                _ = self.signals.upgrade.recv(), if checking.is_none() => {
+                    info!("upgrade: the program that is there now checks the configuration");
+                    checking = Some(Box::pin(may_upgrade(self.program.clone())));
+                }
+                may = checked(checking.as_mut()) => {
+                    checking = None;
+                    if may {
                         return stop(worker, &mut self.signals, Signal::USR2).await;
                     }
                 }
@@ -151,16 +152,17 @@ impl Parent {
     }
 }
 
-async fn stops(heart: Option<&mut Heart>) {
-    match heart {
-        Some(heart) => heart.stops().await,
+/// The outcome of a check, if there is one under way.
+async fn checked(checking: Option<&mut Pin<Box<impl Future<Output = bool>>>>) -> bool {
+    match checking {
+        Some(checking) => checking.await,
         None => std::future::pending().await,
     }
 }
 
 /// Whether the program that is there now can make something of the configuration that is there now: the worker that runs
 /// is not ended for one that would not start.
-async fn may_upgrade(program: &PathBuf) -> bool {
+async fn may_upgrade(program: PathBuf) -> bool {
     let mut check = Command::new(program);
     check.args(std::env::args_os().skip(1)).env(CHECK, "1").kill_on_drop(true);
     check.stdin(Stdio::null()).stdout(Stdio::null());
@@ -196,20 +198,21 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-fn start(program: &PathBuf, listeners: &Listeners, heart: Option<&Heart>, restarts: u64) -> anyhow::Result<Child> {
+fn start(program: &PathBuf, listeners: &Listeners, restarts: u64) -> anyhow::Result<(Child, Heart)> {
+    let (heart, theirs) = Heart::of_worker()?;
     let sockets = [&listeners.rtmp, &listeners.http, &listeners.health];
-    let mappings = sockets
-        .into_iter()
-        .zip(FIRST_FD..)
-        .map(|(socket, child_fd)| anyhow::Ok(FdMapping { parent_fd: OwnedFd::from(socket.try_clone()?), child_fd }));
+    let sockets = sockets.into_iter().map(|socket| socket.try_clone().map(OwnedFd::from));
+    let sockets: Vec<_> = sockets.chain([Ok(theirs.into())]).collect::<Result<_, _>>()?;
+    let count = sockets.len();
+    let mappings = sockets.into_iter().zip(FIRST_FD..).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
     let mut command = std::process::Command::new(program);
-    command.args(std::env::args_os().skip(1)).env("LISTEN_FDS", sockets.len().to_string());
+    command.args(std::env::args_os().skip(1)).env("LISTEN_FDS", count.to_string());
     command.env_remove("LISTEN_PID").env_remove("WATCHDOG_PID").env(RESTARTS, restarts.to_string());
-    // Without a heart of ours it tells our service manager itself.
-    command.envs(heart.into_iter().flat_map(Heart::environment));
-    command.fd_mappings(mappings.collect::<anyhow::Result<Vec<_>>>()?)?;
+    // A service manager's watchdog is fed by who knows of progress: the worker.
+    command.fd_mappings(mappings.collect())?;
     let mut command = Command::from(command);
-    command.kill_on_drop(true).spawn().with_context(|| program.display().to_string())
+    let worker = command.kill_on_drop(true).spawn().with_context(|| program.display().to_string())?;
+    Ok((worker, heart))
 }
 
 /// What a worker's life led to.
@@ -236,6 +239,8 @@ async fn stop(worker: &mut Child, signals: &mut Signals, how: Signal) -> anyhow:
                 let Ok(status) = status else { break };
                 return Ok(if for_good { Watched::Told(exit_code(status?)) } else { Watched::Upgrade });
             }
+            // It is being stopped for that.
+            _ = signals.upgrade.recv() => continue,
             _ = signals.terminate.recv() => {}
             _ = signals.interrupt.recv() => {}
         }

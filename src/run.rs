@@ -15,6 +15,7 @@ use ractor::Actor;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
@@ -54,6 +55,8 @@ pub struct Listeners {
     pub http: TcpListener,
     /// For health.
     pub health: TcpListener,
+    /// Where a parent listens for signs of life.
+    pub parent: Option<UnixDatagram>,
 }
 
 impl Listeners {
@@ -69,7 +72,12 @@ impl Listeners {
                 format!("LISTEN_FDS needs three sockets, for RTMP, HTTP and health; {what} is missing")
             })
         };
-        Ok(Some(Self { rtmp: take(0, "RTMP")?, http: take(1, "HTTP")?, health: take(2, "health")? }))
+        Ok(Some(Self {
+            rtmp: take(0, "RTMP")?,
+            http: take(1, "HTTP")?,
+            health: take(2, "health")?,
+            parent: sockets.take_unix_datagram(3).ok().flatten(),
+        }))
     }
 
     /// Those that were handed over, if there are any.
@@ -83,6 +91,7 @@ impl Listeners {
             rtmp: bind(config.rtmp, "--rtmp")?,
             http: bind(config.http, "--http")?,
             health: bind(config.health, "--health")?,
+            parent: None,
         })
     }
 }
@@ -235,10 +244,10 @@ impl Worker {
             }
         };
         let (root, root_handle) = actors.block_on(Root::spawn(None, Root, args)).context("the tree's root")?;
+        guard::start(self.health.clone(), root.clone(), listeners.parent)?;
         let (stop, stopped) = watch::channel(false);
         let delivery = self.start_delivery(listeners.http, stopped)?;
         self.start_health(listeners.health, root.clone())?;
-        guard::start(self.health.clone(), root.clone())?;
         info!(%rtmp, %http, %health, "listening");
         let outcome = actors.block_on(async {
             let stop = tokio::select! {

@@ -164,10 +164,10 @@ impl State {
 
     /// It blocks a thread; the place it has is given to another.
     fn stuck(&mut self, id: ActorId) {
+        self.args.vitals.replaced(id);
         if let Some((_, session)) = self.without_stream.remove(&id) {
             events::connection_stuck();
             session.kill();
-            self.args.vitals.replaced(id);
         }
     }
 

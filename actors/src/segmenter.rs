@@ -10,10 +10,10 @@ use media::packager::Output;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef};
 use std::io;
 use std::sync::Arc;
-use storage::LiveStream;
 use storage::continuity::{Record, Records};
 use storage::snapshot::Resume;
 use storage::window::NotPublished;
+use storage::{LiveStream, Snapshot};
 use tokio::time::{Duration, Instant, timeout};
 
 /// How long one handler waits for samples; other messages wait no longer. Publishers are read in steps
@@ -94,6 +94,8 @@ pub struct State {
     stream: Arc<LiveStream>,
     records: Records,
     packager: Packager,
+    /// What it goes on from: if the window shows anything else by now, another one publishes.
+    published: Arc<Snapshot>,
     /// The next log position to read.
     position: u64,
     /// A position that made predecessors fail, and how often.
@@ -113,7 +115,7 @@ impl State {
         let poison = stream.trial.failed_at().filter(|(_, failures)| *failures >= SKIP_AFTER);
         let place = Place::Stream(stream.name.clone());
         let vital = args.vitals.register("segmenter", place, id, Some(WAIT_SLICE));
-        Self { stream, records: args.records, packager, position, poison, vital }
+        Self { stream, records: args.records, packager, published: snapshot, position, poison, vital }
     }
 
     /// Reads and packages a batch; whether there is more to read at once.
@@ -170,10 +172,10 @@ impl State {
         }
         let published = segments.clone();
         let resume = Resume { packager: self.packager.clone(), position: self.position };
-        let before = self.stream.window.snapshot();
+        let before = self.published.clone();
         let next = before.next(segments, end, self.stream.settings.window, Some(resume), now);
         let record = Record::of(&self.stream, &next);
-        self.stream.window.publish_after(&before, next, || {
+        self.published = self.stream.window.publish_after(&before, next, || {
             if let Err(error) = self.records.write(&record) {
                 events::record_failed(&self.stream, &error);
             }
@@ -193,8 +195,8 @@ mod tests {
     use bytes::Bytes;
     use media::{AacConfig, Container, Entry, Sample, TrackKind, packager::Settings};
     use storage::Numbers;
+    use storage::StreamName;
     use storage::live::{LiveSettings, Session};
-    use storage::{Snapshot, StreamName};
     use tempfile::TempDir;
 
     /// A stream with fifteen seconds of audio in its log, and what a segmenter of it needs.

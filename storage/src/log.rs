@@ -83,8 +83,10 @@ struct Pending {
 
 /// How long audio may come without video before it is the show, ticks, ...
 const AUDIO_ALONE: i64 = TICKS_PER_SECOND;
-/// ... and if video was announced by its sequence header: as long as a packager waits for it.
+/// ... if video was announced by its sequence header: as long as a packager waits for it, ...
 const VIDEO_ANNOUNCED: i64 = 5 * TICKS_PER_SECOND;
+/// ... and if video comes that cannot be decoded yet: for the longest GOP there is.
+const VIDEO_SENT: i64 = 10 * TICKS_PER_SECOND;
 
 /// Latest epoch and configurations, for a cursor that lost its place.
 #[derive(Debug, Clone, Default)]
@@ -282,9 +284,12 @@ impl Ring {
         let Entry::Sample(sample) = &entry else { return pending.configured.apply(&entry) };
         pending.seen |= sample.kind == TrackKind::Video;
         let heard = *pending.heard.get_or_insert(sample.dts);
-        let patience = if pending.configured.video.is_some() { VIDEO_ANNOUNCED } else { AUDIO_ALONE };
-        // Pictures that cannot be decoded yet are waited for; the publication ends if that lasts too long.
-        let alone = !pending.seen && sample.kind == TrackKind::Audio && sample.dts - heard >= patience;
+        let patience = match (pending.seen, &pending.configured.video) {
+            (true, _) => VIDEO_SENT,
+            (false, Some(_)) => VIDEO_ANNOUNCED,
+            (false, None) => AUDIO_ALONE,
+        };
+        let alone = sample.kind == TrackKind::Audio && sample.dts - heard >= patience;
         // What comes before a random access point could not be decoded, or would be sound without its picture.
         if (entry.is_random_access() || alone)
             && let Some(pending) = self.pending.take()
@@ -496,7 +501,7 @@ mod tests {
         };
         let config = tags.iter().find_map(|tag| header(&tag.body)).map(|config| Entry::Video(Arc::new(config)));
         assert!(config.is_some());
-        for (announced, patience) in [(None, 1), (config, 5)] {
+        for (announced, patience) in [(None, 1), (config, 5), (Some(video(0, false, 1)), 10)] {
             let log = opened();
             log.close_epoch(1);
             log.begin_slate(0, []).expect("nobody publishes");

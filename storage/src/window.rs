@@ -43,7 +43,7 @@ impl Window {
 
     /// Publishes what follows `before`, unless something else was published meanwhile: a segmenter that
     /// was given up while it worked must not publish after its successor has begun.
-    pub fn publish(&self, before: &Arc<Snapshot>, next: Snapshot) -> Result<(), NotPublished> {
+    pub fn publish(&self, before: &Arc<Snapshot>, next: Snapshot) -> Result<Arc<Snapshot>, NotPublished> {
         self.publish_after(before, next, || ())
     }
 
@@ -53,7 +53,7 @@ impl Window {
         before: &Arc<Snapshot>,
         next: Snapshot,
         first: impl FnOnce(),
-    ) -> Result<(), NotPublished> {
+    ) -> Result<Arc<Snapshot>, NotPublished> {
         let _publishing = match self.publishing.try_lock() {
             Ok(publishing) => publishing,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -64,9 +64,10 @@ impl Window {
         }
         first();
         let version = next.version;
-        self.current.store(Arc::new(next));
+        let next = Arc::new(next);
+        self.current.store(next.clone());
         self.version.send_replace(version);
-        Ok(())
+        Ok(next)
     }
 
     /// Waits for a snapshot newer than `version`. The caller sets the deadline.
@@ -88,15 +89,15 @@ mod tests {
         let window = Window::holding(Snapshot::default());
         let before = window.snapshot();
         let next = || before.next(vec![], false, 6, None, Instant::now());
-        assert_eq!(window.publish(&before, next()), Ok(()));
+        assert!(window.publish(&before, next()).is_ok());
         let untouched = || panic!("done by one who is superseded");
-        assert_eq!(window.publish_after(&before, next(), untouched), Err(NotPublished::Superseded));
+        assert_eq!(window.publish_after(&before, next(), untouched).err(), Some(NotPublished::Superseded));
         let now = window.snapshot();
         let inside = || {
             let second = now.next(vec![], false, 6, None, Instant::now());
-            assert_eq!(window.publish(&now, second), Err(NotPublished::Busy), "the first one has not come back");
+            assert_eq!(window.publish(&now, second).err(), Some(NotPublished::Busy), "the first one has not come back");
         };
-        assert_eq!(window.publish_after(&now, now.next(vec![], false, 6, None, Instant::now()), inside), Ok(()));
+        assert!(window.publish_after(&now, now.next(vec![], false, 6, None, Instant::now()), inside).is_ok());
         assert_eq!(window.snapshot().version, 2);
     }
 }

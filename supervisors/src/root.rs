@@ -174,9 +174,8 @@ impl State {
     fn stuck(&mut self, stuck: Stuck) -> Result<(), GaveUp> {
         match stuck.place {
             Place::Root => {
-                let Some(learned) = self.children.replace(stuck.id) else { return Ok(()) };
                 self.vitals.replaced(stuck.id);
-                if let Learned::GiveUp(child) = learned {
+                if let Some(Learned::GiveUp(child)) = self.children.replace(stuck.id) {
                     return Err(GaveUp(child));
                 }
             }

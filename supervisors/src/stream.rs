@@ -234,11 +234,11 @@ impl State {
             self.vitals.replaced(id);
             return Ok(());
         }
-        let Some(learned) = self.children.replace(id) else { return Ok(()) };
+        // One that is no longer in this tree has no place that could be taken.
         self.vitals.replaced(id);
-        match learned {
-            Learned::GiveUp(child) => Err(GaveUp(child)),
-            Learned::Nothing | Learned::Stranger(..) => Ok(()),
+        match self.children.replace(id) {
+            Some(Learned::GiveUp(child)) => Err(GaveUp(child)),
+            Some(Learned::Nothing | Learned::Stranger(..)) | None => Ok(()),
         }
     }
 

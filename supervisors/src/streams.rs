@@ -270,7 +270,8 @@ impl State {
     /// Somebody in a tree makes no progress: its supervisor sees to that, unless it is the one.
     async fn stuck(&mut self, myself: &ActorRef<Msg>, stuck: &Stuck) {
         let Place::Stream(name) = &stuck.place else { return };
-        let Some(tree) = self.trees.get(name) else { return };
+        // What is left of a tree that is gone has no place that could be taken.
+        let Some(tree) = self.trees.get(name) else { return self.environment.vitals.replaced(stuck.id) };
         match &tree.running {
             Some((running, _)) if running.get_id() == stuck.id => {
                 fell(&running.get_cell());

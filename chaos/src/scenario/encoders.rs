@@ -26,8 +26,8 @@ const SIDE_BY_SIDE: usize = 25;
 const ADMITTED: Duration = Duration::from_millis(3500);
 /// From a stream's first sample until it is listed, at most.
 const LISTED: Duration = Duration::from_secs(20);
-/// Those that try to take a stream from its holder, at a time: some wait, and others find no place to.
-const FIGHTERS: usize = 12;
+/// Those that try to take a stream from its holder, at a time: as many as may wait for one, so that each is held.
+const FIGHTERS: usize = 8;
 /// The API's 99th percentile while encoders come and go.
 const MAX_API: Duration = Duration::from_millis(10);
 /// Resident memory after they came and went, beyond what it was before.

@@ -261,7 +261,15 @@ mod tests {
         assert_eq!(disk.probe(|_| ()), Err(Busy), "one at a time");
         let now = Instant::now();
         disk.check(now);
-        assert_eq!(disk.submit(|_| ()), Ok(()));
+        let (done, finished) = sync_channel(1);
+        assert_eq!(disk.submit(move |_| done.send(()).expect("test waits")), Ok(()));
+        finished.recv_timeout(Duration::from_secs(10)).expect("it answers");
+        // Its thread has nothing to do any more: one that has would be found hung below.
+        let is_idle =
+            || disk.workers.lock().expect("no panic").iter().all(|worker| locked(&worker.busy).since.is_none());
+        while !is_idle() {
+            thread::yield_now();
+        }
         disk.check(now + HUNG_AFTER + Duration::from_secs(1));
         assert_eq!(disk.submit(|_| ()), Err(Busy));
         let threads = || disk.workers.lock().expect("no panic").len();

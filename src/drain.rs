@@ -1,6 +1,7 @@
 //! drain: a process that was told to stop lets what is under way come to its end, within bounds.
 
 use crate::health::Health;
+use crate::logging;
 use ractor::ActorRef;
 use std::sync::atomic::Ordering;
 use storage::live::Publisher;
@@ -61,9 +62,7 @@ pub async fn drain(root: &ActorRef<root::Msg>, registry: &Registry, health: &Hea
     tokio::select! {
         () = drained => {}
         _ = stop_signal() => {
-            warn!("told twice, ending at once");
-            // What the log still holds is written by its own thread, in less time than this.
-            sleep(LOOK).await;
+            logging::last_words("steadycast: told twice, ending at once\n".to_owned());
             std::process::exit(i32::from(EXIT_AT_ONCE));
         }
     }

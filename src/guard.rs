@@ -3,6 +3,7 @@
 //! makes none, so that whoever started it starts it again.
 
 use crate::health::{Health, Told, Wedged};
+use crate::logging;
 use crate::parent::heart::EVERY;
 use metrics::gauge;
 use ractor::{ActorId, ActorRef};
@@ -10,7 +11,6 @@ use sd_notify::NotifyState;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs;
-use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -25,8 +25,6 @@ const LOOK: Duration = Duration::from_millis(100);
 const SLEPT: Duration = Duration::from_secs(1);
 /// A report of which nothing came is made again after this.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
-/// How long the last words may take: standard error may block.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Handlers that have run for this long are told of when the process ends.
 const INSIDE: Duration = Duration::from_secs(1);
 /// Threads that are told of when the process ends.
@@ -139,16 +137,7 @@ impl Service {
 
 /// Says where it hangs, and ends the process: there is nothing in it that could be relied upon to stop.
 fn end(wedged: &Wedged, health: &Health) -> ! {
-    let text = last_words(wedged, health);
-    let (said, heard) = sync_channel(1);
-    // By another thread: a reader of the log that does not read would keep us here.
-    let speaker = move || {
-        let _ = std::io::stderr().write_all(text.as_bytes());
-        let _ = said.send(());
-    };
-    if thread::Builder::new().name("last-words".to_owned()).spawn(speaker).is_ok() {
-        let _ = heard.recv_timeout(LAST_WORDS);
-    }
+    logging::last_words(last_words(wedged, health));
     std::process::exit(i32::from(crate::EXIT_STUCK));
 }
 

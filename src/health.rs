@@ -116,12 +116,12 @@ impl Health {
         let (actors, delivery) = self.idle(now);
         let stuck = self.stuck(now);
         let blocked = stuck.iter().filter(|stuck| stuck.blocks && stuck.time >= STUCK_AFTER).count();
-        if actors >= PULSE_GONE {
+        if blocked + 1 >= self.threads {
+            Some(Wedged::Threads(blocked))
+        } else if actors >= PULSE_GONE {
             Some(Wedged::Runtime("actors"))
         } else if delivery >= PULSE_GONE {
             Some(Wedged::Runtime("delivery"))
-        } else if blocked + 1 >= self.threads {
-            Some(Wedged::Threads(blocked))
         } else {
             stuck.iter().any(|stuck| stuck.child == "root").then_some(Wedged::Root)
         }
@@ -211,9 +211,12 @@ mod tests {
         health.vitals.replaced(ActorId::Local(2));
         let told = health.report(later).stuck;
         assert!(told.iter().all(|told| told.replaced && told.seconds >= 5.0), "{told:?}");
-        let blocked = |health: &Health, now| health.stuck(now).iter().filter(|stuck| stuck.blocks).count();
-        assert_eq!(blocked(&health, later), 2);
+        // Of four threads two are left, and then one. (No heart beats here.)
+        assert_eq!(health.wedged(later), Some(Wedged::Runtime("actors")));
         busy.push(vitals[2].enter("Tick"));
-        assert_eq!(blocked(&health, beat_then(Duration::from_secs(6))), 3);
+        let later = beat_then(Duration::from_secs(6));
+        assert_eq!(health.wedged(later), Some(Wedged::Threads(3)));
+        // Those that were blocked for less than an actor may be do not count.
+        assert_eq!(health.wedged(beat_then(Duration::from_secs(2))), None);
     }
 }

@@ -2,7 +2,10 @@
 
 use crate::config::LogFormat;
 use anyhow::Context;
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -21,6 +24,22 @@ impl Log {
     /// Counter of lines dropped.
     pub fn dropped_lines(&self) -> ErrorCounter {
         self.dropped.clone()
+    }
+}
+
+/// How long the last words may take: standard error may block.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Says something before the process ends at once; what the log still holds is lost then. By another thread: a reader
+/// that does not read would keep us here.
+pub fn last_words(text: String) {
+    let (said, heard) = sync_channel(1);
+    let speaker = move || {
+        let _ = stderr().write_all(text.as_bytes());
+        let _ = said.send(());
+    };
+    if thread::Builder::new().name("last-words".to_owned()).spawn(speaker).is_ok() {
+        let _ = heard.recv_timeout(LAST_WORDS);
     }
 }
 

@@ -18,33 +18,42 @@ use tracing::{debug, error, info, warn};
 
 /// Lets counters begin at zero: who asks for an increase misses the first one of a series that was not there.
 pub fn register() {
-    for reason in ["stale", "silent", "unread", "takeover"] {
-        counter!("steadycast_publisher_evictions_total", "reason" => reason).increment(0);
-    }
-    for reason in
-        ["taken", "closing", "too_many_streams", "not_opened", "stopping", "bad_name", "denied", "codec", "overdue"]
-    {
-        counter!("steadycast_publish_refusals_total", "reason" => reason).increment(0);
-    }
-    for reason in ["total", "address"] {
-        counter!("steadycast_connections_refused_total", "reason" => reason).increment(0);
-    }
-    for reason in ["unpublished", "lost"] {
-        counter!("steadycast_publisher_ends_total", "reason" => reason).increment(0);
-    }
-    for reason in [
-        "closed",
-        "io",
-        "protocol",
-        "publish_overdue",
-        "bitrate",
-        "message_rate",
-        "fenced",
-        "does_not_read",
-        "late_answer",
-        "told_to_leave",
-    ] {
-        counter!("steadycast_connections_ended_total", "reason" => reason).increment(0);
+    let by_reason: [(&'static str, &[&'static str]); 5] = [
+        ("steadycast_publisher_evictions_total", &["stale", "silent", "unread", "takeover"]),
+        (
+            "steadycast_publish_refusals_total",
+            &[
+                "taken",
+                "closing",
+                "too_many_streams",
+                "not_opened",
+                "stopping",
+                "bad_name",
+                "denied",
+                "codec",
+                "overdue",
+            ],
+        ),
+        ("steadycast_connections_refused_total", &["total", "address"]),
+        ("steadycast_publisher_ends_total", &["unpublished", "lost"]),
+        (
+            "steadycast_connections_ended_total",
+            &[
+                "closed",
+                "io",
+                "protocol",
+                "publish_overdue",
+                "bitrate",
+                "message_rate",
+                "fenced",
+                "does_not_read",
+                "late_answer",
+                "told_to_leave",
+            ],
+        ),
+    ];
+    for (name, reasons) in by_reason {
+        reasons.iter().for_each(|reason| counter!(name, "reason" => *reason).increment(0));
     }
     for name in [
         "steadycast_publishes_total",

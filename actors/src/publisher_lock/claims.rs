@@ -226,5 +226,6 @@ impl<A: Clone + PartialEq> Claims<A> {
 }
 
 #[cfg(test)]
-#[path = "claims_tests.rs"]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -44,19 +44,19 @@ const DESCRIPTORS: usize = 80;
 struct Fleet {
     stop: Arc<AtomicBool>,
     failures: Arc<Mutex<Vec<String>>>,
-    retries: Arc<AtomicUsize>,
+    returns: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Fleet {
     fn publish(server: &Server, clip: &Arc<Clip>, streams: usize) -> anyhow::Result<Self> {
-        let (stop, failures, retries) = (Arc::new(AtomicBool::default()), Arc::default(), Arc::default());
-        let mut fleet = Self { stop, failures, retries, threads: Vec::new() };
+        let (stop, failures, returns) = (Arc::new(AtomicBool::default()), Arc::default(), Arc::default());
+        let mut fleet = Self { stop, failures, returns, threads: Vec::new() };
         for number in 0..streams {
             let target = Target::parse(&server.publish_url(&format!("live/show-{number}")))?;
             let first = Encoder::publish(&target, clip)?;
-            let (stop, failures, retries, clip) =
-                (fleet.stop.clone(), fleet.failures.clone(), fleet.retries.clone(), clip.clone());
+            let (stop, failures, returns, clip) =
+                (fleet.stop.clone(), fleet.failures.clone(), fleet.returns.clone(), clip.clone());
             fleet.threads.push(std::thread::spawn(move || {
                 let mut encoder = Some(first);
                 while !stop.load(Ordering::Acquire) {
@@ -65,7 +65,7 @@ impl Fleet {
                     if encoder.as_ref().is_some_and(|encoder| !encoder.is_lost()) {
                         continue;
                     }
-                    retries.fetch_add(1, Ordering::Relaxed);
+                    returns.fetch_add(1, Ordering::Relaxed);
                     match Encoder::publish(&target, &clip) {
                         Ok(next) => encoder = Some(next),
                         Err(error) => {
@@ -86,7 +86,7 @@ impl Fleet {
         self.stop.store(true, Ordering::Release);
         self.threads.into_iter().for_each(|thread| drop(thread.join()));
         (
-            self.retries.load(Ordering::Relaxed),
+            self.returns.load(Ordering::Relaxed),
             std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner)),
         )
     }
@@ -163,24 +163,24 @@ pub fn kill(setting: &Setting, streams: usize, kills: usize, browser: bool) -> a
     }
     ends.broken.extend(knocking.stop().into_iter().take(5));
     let played = browser.map(Browser::finish).transpose()?;
-    let (retries, failures) = fleet.stop();
+    let (returns, failures) = fleet.stop();
     ends.broken.extend(failures.into_iter().take(5));
-    if retries != streams * (kills + 1) {
+    if returns != streams * (kills + 1) {
         ends.broken
-            .push(format!("{streams} encoders came back {retries} times after {} ends of the worker", kills + 1));
+            .push(format!("{streams} encoders came back {returns} times after {} ends of the worker", kills + 1));
     }
     for viewer in viewers {
         ends.saw(viewer.stop(), kills as u64 + 1);
     }
     let mut text = format!(
-        "{streams} live streams under `steadycast supervise`; the worker was killed with -9 {kills} times and upgraded once (SIGUSR2). The first playlist was answered {:.2} s after a kill at most; no request was refused or answered with 404; {retries} times an encoder came back, each accepted at its first try; one discontinuity each time, {} gaps for {VIEWERS} viewers.",
+        "{streams} live streams under `steadycast supervise`; the worker was killed with -9 {kills} times and upgraded once (SIGUSR2). The first playlist was answered {:.2} s after a kill at most; no request was refused or answered with 404; {returns} times an encoder came back, each accepted at its first try; one discontinuity each time, {} gaps for {VIEWERS} viewers.",
         ends.longest.as_secs_f64(),
         ends.gaps,
     );
     if let Some(played) = &played {
         text.push_str(&ends.played(played));
     }
-    let figures = json!({ "streams": streams, "kills": kills, "longest_s": ends.longest.as_secs_f64(), "retries": retries, "gaps": ends.gaps, "played": played });
+    let figures = json!({ "streams": streams, "kills": kills, "longest_s": ends.longest.as_secs_f64(), "returns": returns, "gaps": ends.gaps, "played": played });
     Ok(Outcome { told: vec![Told { text, figures, broken: ends.broken }], ..Outcome::default() })
 }
 

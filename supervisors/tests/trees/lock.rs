@@ -143,6 +143,7 @@ async fn a_silent_holder_loses_the_stream_to_one_that_asks_and_a_live_one_does_n
     let reading = async {
         loop {
             stream.log.looked(epoch, Instant::now());
+            // The pace of its reading.
             sleep(Duration::from_millis(50)).await;
         }
     };

@@ -2,7 +2,7 @@
 //!
 //! Per-stream series are rendered from the streams themselves: they go when the stream goes.
 
-use crate::parent;
+use crate::{metric_help, parent};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 use std::fmt::Write;
@@ -57,6 +57,7 @@ impl Exporter {
                 supervisors::events::register();
                 actors::events::register();
                 delivery::events::register();
+                metric_help::describe();
                 HANDLE.get_or_init(|| handle).clone()
             }
         };
@@ -158,7 +159,7 @@ fn count(stats: &Stats, pick: fn(&Stats) -> &AtomicU64) -> f64 {
 
 /// One metric family. Writing to a String cannot fail.
 fn family(text: &mut String, name: &str, kind: &str, lines: impl IntoIterator<Item = (String, f64)>) {
-    let _ = writeln!(text, "# TYPE {name} {kind}");
+    let _ = writeln!(text, "# HELP {name} {}\n# TYPE {name} {kind}", metric_help::of(name));
     for (labels, value) in lines {
         let _ = writeln!(text, "{name}{labels} {value}");
     }

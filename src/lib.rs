@@ -15,6 +15,7 @@ pub mod health;
 pub mod keys;
 pub mod locks;
 pub mod logging;
+pub mod metric_help;
 pub mod parent;
 pub mod recordings_api;
 pub mod run;

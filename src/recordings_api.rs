@@ -151,21 +151,28 @@ struct Recording {
 
 async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Response {
     let (mut records, mut unavailable) = (Vec::new(), Vec::new());
-    let asked =
-        context.archives.iter().map(|asked| async move { (asked, asked.ask(&asked.looking, Recordings::all).await) });
+    let limit = page.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
+    let after = match page.after.as_deref().map(|text| text.parse::<RecordingId>().map_err(|_| text)).transpose() {
+        Ok(after) => after,
+        Err(text) => {
+            let sentence = format!("after={text}: not the id of a recording; take `next` of the page before\n");
+            return (StatusCode::BAD_REQUEST, sentence).into_response();
+        }
+    };
+    let asked = context.archives.iter().map(|asked| {
+        let after = after.clone();
+        // One more than fits tells whether there is another page.
+        async move { (asked, asked.ask(&asked.looking, move |all| all.page(after.as_ref(), limit + 1)).await) }
+    });
     for (asked, answer) in join_all(asked).await {
         match answer {
             Ok(found) => records.extend(found),
             Err(_) => unavailable.push(&*asked.mount.label),
         }
     }
-    let limit = page.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
-    let mut all: Vec<_> = records.into_iter().map(|record| of(record, &context.registry)).collect();
-    all.sort_by(|a, b| a.id.cmp(&b.id));
-    let mut page: Vec<_> =
-        all.into_iter().filter(|found| page.after.as_ref().is_none_or(|after| found.id > *after)).collect();
-    let next = (page.len() > limit).then(|| page[limit - 1].id.clone());
-    page.truncate(limit);
+    records.sort_by(|a, b| a.id.cmp(&b.id));
+    let next = (records.len() > limit).then(|| path(&records[limit - 1].id));
+    let page: Vec<_> = records.into_iter().take(limit).map(|record| of(record, &context.registry)).collect();
     // What other archives have is worth an answer; nothing at all is not.
     let none = unavailable.len() == context.archives.len();
     let status = if none { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };

@@ -139,9 +139,24 @@ fn there_are_no_catch_all_modules() {
     }
 }
 
+/// What the server is made of, without what only describes its metrics.
+fn server_code() -> String {
+    let is_server = |path: &&PathBuf| !path.starts_with(root().join("chaos")) && !path.ends_with("metric_help.rs");
+    sources().iter().filter(is_server).map(|path| fs::read_to_string(path).expect("readable")).collect()
+}
+
+#[test]
+fn every_metric_says_what_it_is_and_none_is_described_that_is_not_there() {
+    let names = |code: &str| -> BTreeSet<String> {
+        code.split('"').filter(|text| text.starts_with("steadycast_")).map(str::to_owned).collect()
+    };
+    let described = fs::read_to_string(root().join("src/metric_help.rs")).expect("readable");
+    assert_eq!(names(&server_code()), names(&described));
+}
+
 #[test]
 fn metrics_named_on_dashboards_rules_and_pages_exist() {
-    let code: String = sources().iter().map(|path| fs::read_to_string(path).expect("readable")).collect();
+    let code = server_code();
     let dashboards = files_below(&root().join("dashboards"), "json");
     for dashboard in &dashboards {
         let json: serde_json::Value =

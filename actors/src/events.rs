@@ -13,7 +13,7 @@ use storage::events::errno;
 use storage::recording::RecordingId;
 use storage::retention::Reason;
 use storage::signs::Health;
-use storage::{LiveStream, Mount};
+use storage::{LiveStream, Mount, Room};
 use tracing::{debug, error, info, warn};
 
 /// Lets counters begin at zero: who asks for an increase misses the first one of a series that was not there.
@@ -285,6 +285,12 @@ pub fn storage_health(archive: &str, before: Health, now: Health) {
         // One line when it degrades and one when it heals; what is between is for who looks closer.
         (_, _) => debug!(archive, before = before_label, now = now_label, "storage is degraded in another way"),
     }
+}
+
+/// How much room an archive has, with each probe that is answered.
+pub fn storage_room(mount: &Mount, room: Room) {
+    gauge!("steadycast_storage_free_bytes", "archive" => mount.label.to_string()).set(room.free as f64);
+    gauge!("steadycast_storage_size_bytes", "archive" => mount.label.to_string()).set(room.size as f64);
 }
 
 /// Storage gauges, once a second.

@@ -10,11 +10,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use storage::disk::Busy;
 use storage::retention::{Limits, Reason};
-use storage::{Mount, Mounts, Recordings};
+use storage::{Mount, Mounts, Recordings, Room};
 use tokio::time::{Duration, Instant};
 
 /// How often archives are looked at.
 const TICK: Duration = Duration::from_secs(30);
+
+/// Recordings that are removed in a step, at most: their records are all read for it, and their files go afterwards.
+const MAX_REMOVED: usize = 100;
 
 /// Messages to the retention actor.
 #[derive(Debug)]
@@ -112,7 +115,7 @@ impl State {
     }
 }
 
-/// A step that is short, however large recordings are: some files of one that was removed, or the removal of one.
+/// A step that is short, however large recordings are: some files of one that was removed, or the removal of some.
 /// Whether there is more to do.
 fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
     // One file that cannot be removed does not keep recordings for ever.
@@ -125,19 +128,24 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-    let (free, all) = recordings.room()?;
+    let Room { free, size } = recordings.room()?;
     // More than there is can never be free: that is a mistake, and no reason to remove everything.
-    let is_possible = limits.free.is_none_or(|wanted| wanted < all);
+    let is_possible = limits.free.is_none_or(|wanted| wanted < size);
     if !is_possible {
-        events::retention_impossible(all);
+        events::retention_impossible(size);
     }
     let limits = Limits { free: limits.free.filter(|_| is_possible), ..limits };
-    let exceeded = limits.exceeded(&recordings.all()?, free, now_ms);
-    let Some((id, reason)) = exceeded.into_iter().next() else { return Ok(false) };
-    recordings.remove(&id)?;
-    events::recording_removed(&id, reason);
-    // Room may come back later than files go: what there is then is looked at with the next tick, one at a time.
-    Ok(reason != Reason::Free)
+    let mut more = false;
+    for (id, reason) in limits.exceeded(&recordings.all()?, free, now_ms).into_iter().take(MAX_REMOVED) {
+        recordings.remove(&id)?;
+        events::recording_removed(&id, reason);
+        if reason == Reason::Free {
+            // Room may come back later than files go: what there is then is looked at with the next tick, one at a time.
+            return Ok(more);
+        }
+        more = true;
+    }
+    Ok(more)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use storage::disk::{ASK_AGAIN, DiskState};
 use storage::signs::Health;
-use storage::{Mount, Mounts};
+use storage::{Mount, Mounts, Room};
 use tokio::time::{Duration, Instant};
 
 /// How often the threads are looked at.
@@ -24,8 +24,8 @@ const SLOW: Duration = Duration::from_secs(1);
 pub enum Msg {
     /// Time to look.
     Tick,
-    /// The probe of this mount that was begun then has ended.
-    Probed(usize, Instant, io::Result<()>),
+    /// The probe of this mount that was begun then has ended; how much room there is.
+    Probed(usize, Instant, io::Result<Room>),
     /// Fails on purpose.
     Fail(Fault),
 }
@@ -83,7 +83,7 @@ impl State {
         }
     }
 
-    fn probed(&mut self, mount: usize, begun: Instant, result: io::Result<()>, now: Instant) {
+    fn probed(&mut self, mount: usize, begun: Instant, result: io::Result<Room>, now: Instant) {
         if let Some(probed) = self.probed.get_mut(mount) {
             probed.answered(begun, result, now);
         }
@@ -103,14 +103,14 @@ impl Probed {
         Self { mount, begun: None, due: now, last: Ok(Duration::ZERO) }
     }
 
-    fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<()>) + Send + 'static) {
+    fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<Room>) + Send + 'static) {
         let std_now = std::time::Instant::now();
         let threads = self.mount.disk.check(std_now);
         if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= ASK_AGAIN) {
             self.begun = None;
         }
         if self.begun.is_none() && now >= self.due {
-            let probe = self.mount.disk.probe(move |archive| answer(archive.probe()));
+            let probe = self.mount.disk.probe(move |archive| answer(archive.probe().and_then(|()| archive.room())));
             self.begun = probe.is_ok().then_some(now);
         }
         let waiting = self.begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
@@ -130,14 +130,17 @@ impl Probed {
         events::storage_gauges(&self.mount, health, threads);
     }
 
-    fn answered(&mut self, begun: Instant, result: io::Result<()>, now: Instant) {
+    fn answered(&mut self, begun: Instant, result: io::Result<Room>, now: Instant) {
         if self.begun != Some(begun) {
             // It was given up, and another one is being asked.
             return;
         }
         self.begun = None;
         self.due = now + PROBE;
-        self.last = result.map(|()| now.saturating_duration_since(begun)).map_err(|_| ());
+        self.last = result.map_err(|_| ()).map(|room| {
+            events::storage_room(&self.mount, room);
+            now.saturating_duration_since(begun)
+        });
     }
 }
 

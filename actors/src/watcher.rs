@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use storage::disk::HUNG_AFTER;
 use storage::hints::Listening;
+use storage::recording::{RecordedSegment, RecordingId};
 use storage::snapshot::{DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
-use storage::{Archive, LiveStream, Mount, Registry};
+use storage::{Archive, LiveStream, Mount, Recordings, Registry};
 use tokio::time::{Duration, Instant};
 
 /// How often the directory is looked at: whole listings are cheap for a window's few files.
@@ -143,16 +144,22 @@ impl State {
         self.looks += 1;
         let scrub = self.looks.is_multiple_of(SCRUB_EVERY).then_some(self.looks / SCRUB_EVERY);
         let scrub = scrub.filter(|_| self.mount.disk.may_scrub(std::time::Instant::now()));
+        let compare = scrub.filter(|_| self.mount.disk.may_scrub(std::time::Instant::now()));
         let watch = self.looks % WATCH_EVERY == 1 || !self.is_watched.load(Ordering::Relaxed);
         let (hints, directory) = (self.mount.hints.clone(), self.mount.live_directory(&self.stream.name));
         let (myself, ticket, stream) = (myself.clone(), self.ticket, self.stream.clone());
-        let is_watched = self.is_watched.clone();
+        let (is_watched, recordings) = (self.is_watched.clone(), self.mount.recordings.clone());
         let listing = self.mount.disk.submit(move |archive| {
             if watch {
                 is_watched.store(hints.watch(&directory, std::time::Instant::now()), Ordering::Relaxed);
             }
             let believed = stream.ledger.files();
             let looked = look(archive, &stream, scrub);
+            if stream.settings.record
+                && let Err(error) = mend(&recordings, &stream, compare)
+            {
+                events::watch_failed(&stream, &error);
+            }
             let _ = myself.send_message(Msg::Looked(ticket, believed, looked));
         });
         // A full queue is the archiver's trouble too; the next check comes anyway.
@@ -206,6 +213,20 @@ fn look(archive: &dyn Archive, stream: &LiveStream, scrub: Option<u64>) -> io::R
         look.documents_spoilt = differ && is_current() && stream.window.snapshot().version == snapshot.version;
     }
     Ok(look)
+}
+
+/// Has what is recorded of the window mended: it is a second name of the files in the stream's directory, which are
+/// written anew when they are spoilt. `compare` picks the one whose bytes are compared, and not its length only.
+fn mend(recordings: &Recordings, stream: &LiveStream, compare: Option<u64>) -> io::Result<()> {
+    let (id, listed) = (RecordingId::of(stream), &stream.window.snapshot().listed);
+    let picked = compare.map(|number| usize::try_from(number).unwrap_or(0) % listed.len().max(1));
+    for (number, listed) in listed.iter().enumerate() {
+        let uri = RecordedSegment::of(listed, "").file.uri;
+        if recordings.mend(&id, &uri, &listed.file.bytes, picked == Some(number))? {
+            events::archive_damaged(stream, 1);
+        }
+    }
+    Ok(())
 }
 
 /// Whether a file that is there holds other bytes. One that is missing is missing from the listing, too.

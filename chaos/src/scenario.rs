@@ -9,6 +9,7 @@ mod encoders;
 mod hang;
 pub mod judge;
 mod kills;
+mod late;
 mod matrix;
 pub mod monkey;
 mod report;

@@ -35,6 +35,26 @@ impl Aside {
     }
 }
 
+/// Room on the file system of an archive, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Room {
+    /// Free for this process.
+    pub free: u64,
+    /// All there is.
+    pub size: u64,
+}
+
+impl Room {
+    /// Of the file system that a directory is on.
+    pub fn of(directory: &Path) -> io::Result<Self> {
+        let room = rustix::fs::statvfs(directory)?;
+        Ok(Self {
+            free: room.f_bavail.saturating_mul(room.f_frsize),
+            size: room.f_blocks.saturating_mul(room.f_frsize),
+        })
+    }
+}
+
 /// Storage for streams. Every call may block or fail; none is made on the live path.
 pub trait Archive: Send + Sync + 'static {
     /// Writes a file under a temporary name of its own, which no other write has.
@@ -64,6 +84,8 @@ pub trait Archive: Send + Sync + 'static {
     fn highest_numbers(&self) -> io::Result<Numbers>;
     /// Writes and removes a small file, to see whether storage answers.
     fn probe(&self) -> io::Result<()>;
+    /// How much room there is.
+    fn room(&self) -> io::Result<Room>;
 }
 
 /// A directory: `live/<application>/<name>/` holds the window of a stream.
@@ -239,6 +261,10 @@ impl Archive for LocalDirectory {
         fs::write(&path, b"steadycast")?;
         fs::remove_file(&path)
     }
+
+    fn room(&self) -> io::Result<Room> {
+        Room::of(&self.root)
+    }
 }
 
 /// The number in a segment's name, such as `0-123.m4s`.
@@ -389,5 +415,8 @@ mod tests {
         archive.remove(&stream, "0-1.m4s").expect("nothing to remove");
         assert!(archive.list(&stream).expect("listed").is_empty());
         archive.probe().expect("answers");
+        let room = archive.room().expect("answers");
+        assert!(room.size > room.free && room.free > 0, "{room:?}");
+        assert!(LocalDirectory::at(Path::new("/nowhere")).room().is_err());
     }
 }

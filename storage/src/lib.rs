@@ -25,7 +25,7 @@ pub mod spool;
 pub mod window;
 mod write;
 
-pub use archive::{Archive, Ledger};
+pub use archive::{Archive, Ledger, Room};
 pub use hints::Hints;
 pub use live::{LiveStream, Publisher, Registry, Session};
 pub use log::SampleLog;

@@ -1,6 +1,6 @@
 //! An archive whose operations are timed, and leave signs.
 
-use crate::archive::{Archive, Aside};
+use crate::archive::{Archive, Aside, Room};
 use crate::name::StreamName;
 use crate::numbers::Numbers;
 use crate::signs::Signs;
@@ -70,5 +70,9 @@ impl Archive for Metered {
 
     fn probe(&self) -> io::Result<()> {
         self.signs.wait("probe", || self.archive.probe())
+    }
+
+    fn room(&self) -> io::Result<Room> {
+        self.signs.wait("statfs", || self.archive.room())
     }
 }

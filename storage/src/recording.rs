@@ -10,8 +10,10 @@ use media::hls::{ListedSegment, MediaPlaylist};
 use media::sample::TICKS_PER_MS;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
+use thiserror::Error;
 
 /// Version of the formats; others are not read.
 const FORMAT: u32 = 1;
@@ -37,6 +39,22 @@ impl RecordingId {
         Self { stream: stream.name.clone(), session: stream.session.id.clone() }
     }
 }
+
+impl FromStr for RecordingId {
+    type Err = NoRecordingId;
+
+    /// Of `application/name/session`.
+    fn from_str(text: &str) -> Result<Self, NoRecordingId> {
+        let (stream, session) = text.rsplit_once('/').ok_or(NoRecordingId)?;
+        let (app, name) = stream.split_once('/').ok_or(NoRecordingId)?;
+        StreamName::new(app, name).ok().and_then(|stream| Self::new(stream, session)).ok_or(NoRecordingId)
+    }
+}
+
+/// It is not `application/name/session`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("not the id of a recording")]
+pub struct NoRecordingId;
 
 /// A file of a recording.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -373,6 +391,10 @@ pub(crate) mod tests {
         assert!(id("19aaFF").is_some());
         for session in ["", "..", "a/b", ".", "x", "0123456789abcdef0"] {
             assert_eq!(id(session), None, "{session}");
+        }
+        assert_eq!("live/show/19aaFF".parse().ok(), id("19aaFF"));
+        for text in ["", "19aa", "show/19aa", "live/show/", "live/show/..", "live/../19aa", "a/b/c/19aa"] {
+            assert_eq!(text.parse::<RecordingId>(), Err(NoRecordingId), "{text}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! A segment that lies in the live directory becomes a second name of the same file: it is written once. Every call
 //! may block or fail; none is made on the live path.
 
+use crate::archive::Room;
 use crate::export::{ExportError, Exported};
 use crate::name::StreamName;
 use crate::recording::{RecordedFile, RecordedSegment, RecordingId, SessionRecord, Totals, entries, lines};
@@ -82,6 +83,23 @@ impl Recordings {
         if linked { Ok(false) } else { self.write(&path, &file.bytes).map(|()| true) }
     }
 
+    /// Writes a segment again that was kept and has another length by now, or, if they are to be compared, other bytes:
+    /// it may be a second name of a file that somebody changed. Whether it had to be.
+    pub fn mend(&self, id: &RecordingId, uri: &str, content: &Content, compare: bool) -> io::Result<bool> {
+        let path = self.directory(id).join(uri);
+        let is_right = || {
+            let right = fs::metadata(&path)?.len() == content.len() as u64;
+            Ok(right && (!compare || fs::read(&path)? == content.to_bytes()))
+        };
+        match self.signs.wait("read", is_right) {
+            Ok(true) => Ok(false),
+            Ok(false) => self.write(&path, content).map(|()| true),
+            // It is not recorded yet, or somebody has removed it.
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Appends entries, each to its hour.
     pub fn append(&self, id: &RecordingId, all: &[RecordedSegment]) -> io::Result<()> {
         let hour_of = |entry: &RecordedSegment| entry.file.uri.split('/').next().unwrap_or_default().to_owned();
@@ -139,18 +157,33 @@ impl Recordings {
 
     /// Records of all sessions, by stream and session. What cannot be read as one is left out.
     pub fn all(&self) -> io::Result<Vec<SessionRecord>> {
+        self.page(None, usize::MAX)
+    }
+
+    /// The next records after a recording's, in order, `limit` at most. Nothing else is read.
+    pub fn page(&self, after: Option<&RecordingId>, limit: usize) -> io::Result<Vec<SessionRecord>> {
         let mut records = Vec::new();
-        self.directories(|directory| {
-            let mut parts = directory.iter().rev().take(3).filter_map(|part| part.to_str());
-            let (Some(session), Some(name), Some(app)) = (parts.next(), parts.next(), parts.next()) else {
-                return Ok(());
-            };
-            let id = StreamName::new(app, name).ok().and_then(|stream| RecordingId::new(stream, session));
-            // One that cannot be read now keeps nobody from the others; it is among the errors that are counted.
-            let read = id.map(|id| self.signs.wait("read", || self.read(&id)));
-            records.extend(read.and_then(Result::ok).flatten());
-            Ok(())
-        })?;
+        let root = self.root.join(DIRECTORY);
+        for app in names(&root)? {
+            if after.is_some_and(|after| *app < *after.stream.app()) {
+                continue;
+            }
+            for name in names(&root.join(&app))? {
+                let Ok(stream) = StreamName::new(&app, &name) else { continue };
+                if after.is_some_and(|after| stream < after.stream) {
+                    continue;
+                }
+                let sessions = names(&root.join(&app).join(&name))?;
+                let ids = sessions.iter().filter_map(|session| RecordingId::new(stream.clone(), session));
+                for id in ids.filter(|id| after.is_none_or(|after| id > after)) {
+                    if records.len() >= limit {
+                        return Ok(records);
+                    }
+                    // One that cannot be read now keeps nobody from the others; it is among the errors that are counted.
+                    records.extend(self.signs.wait("read", || self.read(&id)).ok().flatten());
+                }
+            }
+        }
         Ok(records)
     }
 
@@ -194,10 +227,9 @@ impl Recordings {
         self.signs.wait("remove", || sweep(&removed, &mut { MAX_SWEPT }).map(|_| true))
     }
 
-    /// Bytes that are free on the file system, and all that there are.
-    pub fn room(&self) -> io::Result<(u64, u64)> {
-        let room = rustix::fs::statvfs(&self.root)?;
-        Ok((room.f_bavail.saturating_mul(room.f_frsize), room.f_blocks.saturating_mul(room.f_frsize)))
+    /// How much room there is.
+    pub fn room(&self) -> io::Result<Room> {
+        self.signs.wait("statfs", || Room::of(&self.root))
     }
 
     /// All entries of a recording, in order.
@@ -326,4 +358,62 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::tests::record;
+
+    fn recordings() -> (tempfile::TempDir, Recordings) {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let recordings = Recordings::at(directory.path(), Signs::default().into());
+        (directory, recordings)
+    }
+
+    #[test]
+    fn a_page_goes_on_where_the_one_before_ended_whatever_is_between() {
+        let (directory, recordings) = recordings();
+        let mut ids = Vec::new();
+        for id in ["a/show/2", "a-b/show/1", "a/show/1", "a/other/3", "b/show/10", "b/show/9"] {
+            let id: RecordingId = id.parse().expect("an id");
+            let mut record = record();
+            record.id = id.clone();
+            recordings.describe(&record).expect("written");
+            ids.push(id);
+        }
+        for stray in ["a/show/no session", "a/show/4", "stray"] {
+            fs::create_dir_all(directory.path().join(DIRECTORY).join(stray)).expect("made");
+        }
+        ids.sort();
+        let mut seen = Vec::new();
+        loop {
+            let page = recordings.page(seen.last(), 2).expect("listed");
+            assert!(page.len() <= 2);
+            if page.is_empty() {
+                break;
+            }
+            seen.extend(page.into_iter().map(|record| record.id));
+        }
+        assert_eq!(seen, ids);
+        let gone: RecordingId = "a/show/15".parse().expect("an id");
+        assert_eq!(recordings.page(Some(&gone), 1).expect("listed")[0].id, "a/show/2".parse().expect("an id"));
+        assert_eq!(recordings.all().expect("listed").len(), ids.len());
+    }
+
+    #[test]
+    fn what_was_kept_and_is_spoilt_is_written_again_and_what_is_not_there_is_not() {
+        let (directory, recordings) = recordings();
+        let (id, uri): (RecordingId, _) = ("live/show/1".parse().expect("an id"), "2026112112/0-1.m4s");
+        let content = Content::from(&b"the segment"[..]);
+        let mend = |compare| recordings.mend(&id, uri, &content, compare).expect("it answers");
+        assert!(!mend(true), "nothing is recorded yet");
+        let path = directory.path().join("recordings/live/show/1").join(uri);
+        fs::create_dir_all(path.parent().expect("an hour")).expect("made");
+        fs::write(&path, "the seg").expect("written");
+        assert!(mend(false) && !mend(true));
+        fs::write(&path, "THE SEGMENT").expect("written");
+        assert!(!mend(false) && mend(true));
+        assert_eq!(fs::read(&path).expect("read"), b"the segment");
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! What a machine lacks makes a test fail with a sentence that says what to install (`make tools`).
 
+mod blocking;
 mod encoders;
 mod exactness;
 mod frames;

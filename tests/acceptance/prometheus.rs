@@ -8,6 +8,7 @@ use crate::harness::wait_for;
 use chaos::faultfs::{Effect, Mount, Operation, Rule};
 use chaos::rtmp_client::{Target, publish};
 use serde_json::Value;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -98,6 +99,18 @@ fn panels() -> Vec<(String, String)> {
     queries
 }
 
+/// What promtool finds fault with in the text of `/metrics`.
+fn complaints(server: &Server) -> String {
+    let mut response = ureq::get(&server.url("/metrics")).call().expect("metrics");
+    let text = response.body_mut().read_to_string().expect("text");
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = promtool.spawn().expect("promtool: `make tools` installs it");
+    child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
 #[test]
 fn every_panel_shows_something_and_the_right_alerts_fire_and_resolve() {
     let directories = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
@@ -131,6 +144,7 @@ fn every_panel_shows_something_and_the_right_alerts_fire_and_resolve() {
     for file in ["index.m3u8", "0.m3u8"] {
         let _ = ureq::get(&server.url(&format!("/live/show/{file}"))).call();
     }
+    assert_eq!(complaints(&server), "", "promtool check metrics");
     for (panel, query) in panels() {
         wait_for(&format!("{panel}: {query}"), ALERTED, || (!prometheus.query(&query).is_empty()).then_some(()));
     }

@@ -165,6 +165,38 @@ fn a_session_that_begins_at_once_leaves_the_recording_of_the_one_before_whole() 
 }
 
 #[test]
+fn what_is_truncated_in_the_live_directory_is_whole_in_the_recording_too() {
+    let clip = Clip { seconds: 20, ..CLIP };
+    let archive = tempfile::tempdir().expect("temporary directory");
+    let data = archive.path().join("data");
+    let server = Server::start_on(&data, &["--record", "--grace", "1"]);
+    let publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
+    let files = |directory: PathBuf| {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "m4s")).collect::<Vec<_>>()
+    };
+    let recorded = || {
+        let session = std::fs::read_dir(data.join("recordings/live/show")).ok()?.flatten().next()?.path();
+        let hours = std::fs::read_dir(session).ok()?.flatten().map(|entry| entry.path());
+        hours.flat_map(&files).next()
+    };
+    let kept = wait_for("a segment is recorded", FINISHED, recorded);
+    let live = server.archived("show").join(kept.file_name().expect("a name"));
+    let length = std::fs::metadata(&kept).expect("recorded").len();
+    let file = std::fs::File::options().write(true).open(&live).expect("it is in the window");
+    file.set_len(10).expect("truncated");
+    assert_eq!(std::fs::metadata(&kept).expect("recorded").len(), 10, "both are names of one file");
+    wait_for("both are whole again", FINISHED, || {
+        let whole = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|there| there.len() == length);
+        (whole(&live) && whole(&kept)).then_some(())
+    });
+    assert!(publisher.finish(Duration::from_secs(60)));
+    let vod = Vod::of(&server, &finished(&server));
+    let directory = tempfile::tempdir().expect("temporary directory");
+    assert_same_packets(&clip.flv(), &vod.write(directory.path()), &["v", "a"]);
+}
+
+#[test]
 fn a_session_that_met_kill_9_and_a_reconnect_is_one_recording_and_what_viewers_got_is_in_it() {
     let clip = Clip { b_frames: 0, ..CLIP };
     let options = ["--record", "--grace", "20"];

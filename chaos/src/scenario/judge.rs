@@ -1,6 +1,7 @@
 //! Judge: which promises a stream has kept. Pure: it is given what was observed.
 
 use super::browser::Played;
+use super::late::Late;
 use super::witness::{Order, Testimony};
 use crate::audit::finding::Finding;
 use serde::Serialize;
@@ -67,6 +68,8 @@ pub struct Observed {
     pub recorded: Option<Recorded>,
     /// What hls.js made of it, where it played.
     pub played: Option<Played>,
+    /// A session on the same storage that began when the fault did.
+    pub late: Option<Late>,
 }
 
 impl Observed {
@@ -88,6 +91,7 @@ impl Observed {
             healed_after: Some(0.0),
             recorded: None,
             played: None,
+            late: None,
         }
     }
 
@@ -130,6 +134,10 @@ impl Observed {
         check(!self.session_changed, "the session or its published-at changed".to_owned());
         check(self.healed_after.is_some(), "the archive was not whole again in time".to_owned());
         if let Some(sentence) = self.played.as_ref().and_then(Played::broken) {
+            check(false, sentence);
+        }
+        let fits = self.recorded.as_ref().is_none_or(|recorded| recorded.fits);
+        for sentence in self.late.iter().flat_map(|late| late.broken(fits)) {
             check(false, sentence);
         }
         if let Some(recorded) = &self.recorded {
@@ -194,6 +202,7 @@ mod tests {
             session_changed: false,
             healed_after: Some(3.0),
             recorded: Some(Recorded { same: 20, ..Recorded::default() }),
+            late: None,
             played: Some(Played { played_s: 30.0, ..Played::default() }),
         }
     }
@@ -237,6 +246,10 @@ mod tests {
                 "stalled 1",
             ),
             (Observed { played: Some(Played::default()), ..kept() }, "hls.js"),
+            (
+                Observed { late: Some(Late { disconnected: false, ended: true, segments: 9, gaps: 2 }), ..kept() },
+                "2 gaps",
+            ),
         ] {
             let found = broken.broken();
             assert!(found.len() == 1 && found[0].contains(part), "{part}: {found:?}");

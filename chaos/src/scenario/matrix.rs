@@ -30,9 +30,6 @@ const OPERATIONS: [Operation; 13] = [
     Operation::Readdir,
     Operation::Statfs,
 ];
-/// What a server that is well does not do all the time: directories are there, `syncfs` is not passed on by FUSE, and
-/// free room is asked for only where it is to be kept.
-const RARE: [Operation; 3] = [Operation::Fsync, Operation::Mkdir, Operation::Statfs];
 /// A fault that is to strike once is in force until then, but no longer.
 const ONCE_WITHIN: Duration = Duration::from_secs(15);
 
@@ -58,15 +55,12 @@ pub struct Cell {
     pub once: bool,
     /// It is over after this time at the latest.
     pub lasts: Duration,
-    /// A server at work must meet it.
-    pub must_strike: bool,
 }
 
 impl Cell {
     fn rule(name: String, rule: Rule, seconds: u64) -> Self {
-        let must_strike = rule.operation.is_none_or(|operation| !RARE.contains(&operation));
         let lasts = Duration::from_secs(seconds);
-        Self { name: format!("{name}, {seconds} s"), fault: Fault::Rule(rule), once: false, lasts, must_strike }
+        Self { name: format!("{name}, {seconds} s"), fault: Fault::Rule(rule), once: false, lasts }
     }
 
     fn error(operation: Operation, errno: (Errno, &str), seconds: u64) -> Self {
@@ -81,7 +75,7 @@ impl Cell {
     }
 
     fn at_once(name: &str, fault: Fault) -> Self {
-        Self { name: name.to_owned(), fault, once: true, lasts: Duration::ZERO, must_strike: true }
+        Self { name: name.to_owned(), fault, once: true, lasts: Duration::ZERO }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::asking::Asking;
 use super::browser::Browser;
 use super::judge::{Observed, Recorded};
+use super::late::{self, Late};
 use super::matrix::{Cell, Fault};
 use super::report::{Outcome, Row, Told};
 use super::stage::Removed;
@@ -52,7 +53,7 @@ pub fn run(setting: &Setting, groups: &[Vec<Cell>], beside: Beside) -> anyhow::R
     let mut outcome = Outcome::default();
     for group in groups {
         for cells in group.chunks(SIDE_BY_SIDE) {
-            let others = beside.streams.saturating_sub(cells.len());
+            let others = beside.streams.saturating_sub(2 * cells.len());
             let stage = Stage::set(setting, cells, &clip)?;
             let played = stage.play(cells, &known, Beside { streams: others, ..beside })?;
             eprintln!(
@@ -115,7 +116,7 @@ impl Stage {
     fn play(mut self, cells: &[Cell], known: &Arc<Pictures>, beside: Beside) -> anyhow::Result<Outcome> {
         let longest = cells.iter().map(|cell| cell.lasts).max().unwrap_or_default();
         let heal = Observed::heal_limit(longest, TARGET);
-        let watched = BEFORE + longest + heal + AFTER;
+        let watched = BEFORE + late::LEAD + longest + heal + AFTER;
         let published = LISTED + watched + Duration::from_secs(2);
         let publisher = |app: &str, streams: usize| {
             let load = Load {
@@ -143,10 +144,15 @@ impl Stage {
         // A show that is well before the faults: what is measured, and nothing that is waited for.
         std::thread::sleep(BEFORE);
         let before = sessions(&self.server)?;
+        let time = late::LEAD + longest + heal + AFTER;
+        let late = (0..cells.len()).map(|n| late::publish(&self.server, n, &self.clip, time)).collect::<Vec<_>>();
+        // So that the fault meets them where their archive and their recording begin.
+        std::thread::sleep(late::LEAD);
         let mut observed = self.endure(cells, longest + heal)?;
         let after = sessions(&self.server)?;
         let testimonies = witnesses.into_iter().map(Witness::finish).collect::<anyhow::Result<Vec<_>>>()?;
         let answers = asking.stop();
+        let late = late.into_iter().map(finished).collect::<anyhow::Result<Vec<_>>>()?;
         let reports = publishers.into_iter().chain([crowd]).map(finished).collect::<anyhow::Result<Vec<_>>>()?;
         let healthy = format!("none (one of {} other streams)", beside.streams.max(1));
         observed.push(Observed { healed_after: Some(0.0), ..Observed::undisturbed(healthy, TARGET) });
@@ -161,6 +167,7 @@ impl Stage {
             observed.recorded = self.recorded(number, stream, &testimony, &recordings, cells.get(number))?;
             observed.saw(testimony);
             observed.played = played.take();
+            observed.late = late.get(number).and_then(|report| Late::of(number, report, &recordings));
             rows.push(Row { broken: observed.broken(), observed });
         }
         Ok(Outcome { rows, answers: vec![answers], told: self.blocked().into_iter().collect() })
@@ -195,7 +202,7 @@ impl Stage {
                         place.mount()?.rules().set(Vec::new())?;
                     }
                     None => {}
-                    Some(over) if healed[number].is_none() && place.is_replica(&self.server) => {
+                    Some(over) if healed[number].is_none() && place.is_replica(&self.server, &late::stream(number)) => {
                         healed[number] = Some(begun.elapsed().saturating_sub(over));
                     }
                     Some(_) => {}
@@ -209,7 +216,7 @@ impl Stage {
             let lasted = over.unwrap_or(time);
             let in_time = healed.filter(|healed| *healed <= Observed::heal_limit(lasted, TARGET));
             Ok(Observed {
-                must_strike: cell.must_strike,
+                must_strike: true,
                 struck: if matches!(cell.fault, Fault::Rule(_)) { place.struck()? } else { 1 },
                 fault_seconds: lasted.as_secs_f64(),
                 healed_after: in_time.map(|healed| healed.as_secs_f64()),
@@ -233,8 +240,9 @@ impl Stage {
         };
         wait_for("recordings end", RECORDED, || {
             all = list().unwrap_or_default();
-            let ended = |place: &Place| all.get(&place.stream).is_some_and(|recording| recording["state"] == "ended");
-            self.places.iter().all(ended)
+            let ended = |stream: &String| all.get(stream).is_some_and(|recording| recording["state"] == "ended");
+            let late: Vec<_> = (0..self.places.len()).map(late::stream).collect();
+            self.places.iter().map(|place| &place.stream).chain(&late).all(ended)
         })?;
         Ok(all)
     }
@@ -302,10 +310,15 @@ impl Place {
         Ok(())
     }
 
-    /// Whether the archive has what viewers can fetch: the playlist, and every file it names.
-    fn is_replica(&self, server: &Server) -> bool {
-        let directory = self.source.join("live").join(&self.stream);
-        let served = |name: &str| get(&server.url(&format!("/{}/{name}", self.stream))).ok();
+    /// Whether the archive has what viewers of its stream and of a late one can fetch.
+    fn is_replica(&self, server: &Server, late: &str) -> bool {
+        [self.stream.as_str(), late].iter().all(|stream| self.is_replica_of(server, stream))
+    }
+
+    /// The playlist, and every file it names.
+    fn is_replica_of(&self, server: &Server, stream: &str) -> bool {
+        let directory = self.source.join("live").join(stream);
+        let served = |name: &str| get(&server.url(&format!("/{stream}/{name}"))).ok();
         let (Some(playlist), Ok(kept)) = (served("0.m3u8"), std::fs::read(directory.join("0.m3u8"))) else {
             return false;
         };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 use storage::Numbers;
-use storage::archive::{Aside, LocalDirectory};
+use storage::archive::{Aside, LocalDirectory, Room};
 use storage::{Archive, StreamName};
 
 /// The errno that stands for a write that does not come back.
@@ -85,6 +85,10 @@ impl Archive for Failing {
 
     fn probe(&self) -> io::Result<()> {
         self.fails().and_then(|()| self.directory.probe())
+    }
+
+    fn room(&self) -> io::Result<Room> {
+        self.directory.room()
     }
 }
 

@@ -182,6 +182,11 @@ impl Server {
         self.data.join("live/live").join(name)
     }
 
+    /// Where its continuity records lie: on tmpfs, where the machine has one.
+    pub fn runtime_directory(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
     /// Deals a blow to an actor of `live/name`.
     pub fn strike(&self, name: &str, child: &str, blow: &str) {
         let url = format!("http://{}/chaos/v1/strike?stream=live/{name}&child={child}&blow={blow}", self.health);

@@ -1,0 +1,88 @@
+//! Late streams: sessions that begin when storage begins to fail. Directories are to be made and records to be
+//! written then; their viewers and encoders must not notice.
+
+use crate::load::{self, Load};
+use crate::server::Server;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// From its `publish` to the fault: before its first segment ends.
+pub const LEAD: Duration = Duration::from_millis(1500);
+
+/// What became of one.
+#[derive(Debug, Clone, Serialize)]
+pub struct Late {
+    /// Its encoder was disconnected.
+    pub disconnected: bool,
+    /// Its recording has ended.
+    pub ended: bool,
+    /// Segments in it, and gaps.
+    pub segments: u64,
+    /// Gaps.
+    pub gaps: u64,
+}
+
+/// The late stream of a mount.
+pub fn stream(number: usize) -> String {
+    format!("fault{number}/late-0")
+}
+
+/// Publishes it.
+pub fn publish(
+    server: &Server,
+    number: usize,
+    clip: &Path,
+    duration: Duration,
+) -> JoinHandle<anyhow::Result<load::Report>> {
+    let url = server.publish_url(&format!("fault{number}/late"));
+    let load = Load { url, clip: clip.to_owned(), streams: 1, duration };
+    std::thread::spawn(move || load::run(&load, || ()))
+}
+
+impl Late {
+    /// What its generator and the list of recordings say.
+    pub fn of(number: usize, report: &load::Report, recordings: &BTreeMap<String, Value>) -> Option<Self> {
+        let recording = recordings.get(&stream(number))?;
+        Some(Self {
+            disconnected: report.disconnected > 0,
+            ended: recording["state"] == "ended",
+            segments: recording["segments"].as_u64()?,
+            gaps: recording["gaps"].as_u64()?,
+        })
+    }
+
+    /// Promises that were broken. Where nothing was to be lost there is no reason for a gap.
+    pub fn broken(&self, fits: bool) -> Vec<String> {
+        let sentences = [
+            self.disconnected.then(|| "the encoder of a session that began meanwhile was disconnected".to_owned()),
+            (!self.ended).then(|| "the recording of a session that began meanwhile did not end".to_owned()),
+            (self.segments == 0).then(|| "nothing of a session that began meanwhile is recorded".to_owned()),
+            (fits && self.gaps > 0).then(|| format!("{} gaps in a session that began meanwhile", self.gaps)),
+        ];
+        sentences.into_iter().flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_broken_promise_is_told() {
+        let kept = Late { disconnected: false, ended: true, segments: 9, gaps: 0 };
+        assert!(kept.broken(true).is_empty());
+        let gaps = Late { gaps: 1, ..kept.clone() };
+        assert!(gaps.broken(false).is_empty() && gaps.broken(true).len() == 1);
+        for broken in [
+            Late { disconnected: true, ..kept.clone() },
+            Late { ended: false, ..kept.clone() },
+            Late { segments: 0, ..kept },
+        ] {
+            assert_eq!(broken.broken(true).len(), 1, "{broken:?}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Threads of the live path never wait for storage, nor sleep: their system calls are looked at, one by one.
+
+use crate::harness::media::{CLIP, Clip};
+use crate::harness::publisher::Publisher;
+use crate::harness::server::Server;
+use crate::harness::viewer::{Viewer, try_get};
+use crate::harness::wait_for;
+use std::path::Path;
+use std::time::Duration;
+
+/// From a publication to something in its archive, under strace.
+const ARCHIVED: Duration = Duration::from_secs(60);
+/// System calls that wait for storage, or for time. `futex` and `epoll_wait` are how idle threads wait.
+const BLOCKING: &str = "trace=openat,open,creat,newfstatat,statx,access,faccessat2,unlink,unlinkat,rename,renameat,renameat2,\
+                        mkdir,mkdirat,rmdir,link,linkat,getdents64,fsync,fdatasync,syncfs,sync_file_range,ftruncate,fallocate,\
+                        pwrite64,pwritev,pwritev2,pread64,preadv,preadv2,flock,statfs,fstatfs,nanosleep,clock_nanosleep,wait4";
+/// Threads of the live path: of the actors, and of who answers viewers.
+const LIVE: [&str; 2] = ["<actors>", "<delivery>"];
+
+/// What threads of the live path did that may block. What is in memory does not: the continuity record on tmpfs, and the
+/// kernel's own files.
+fn blocking_calls(trace: &Path, in_memory: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(trace).expect("strace writes");
+    // As an argument, or as what a descriptor is of.
+    let names = |path: &str| ['"', '<'].map(|before| format!("{before}{path}/"));
+    let in_memory = [&*in_memory.to_string_lossy(), "/proc", "/sys"].map(names).concat();
+    let is_live = |line: &&str| {
+        LIVE.iter().any(|thread| line.contains(thread)) && !line.contains("resumed>") && !line.contains("+++")
+    };
+    let blocks = |line: &&str| !in_memory.iter().any(|path| line.contains(path));
+    text.lines().filter(is_live).filter(blocks).map(str::to_owned).collect()
+}
+
+#[test]
+fn no_thread_of_the_live_path_waits_for_storage_or_sleeps_and_one_that_does_is_found() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let trace = directory.path().join("trace");
+    let strace = ["-Y", "-y", "-e", BLOCKING, "-e", "signal=none", "-o", trace.to_str().expect("UTF-8")];
+    let server = Server::start_traced(&strace, &["--record", "--grace", "1", "--slate", "hold"]);
+    let clip = Clip { seconds: 12, ..CLIP };
+    let publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
+    let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
+    wait_for("it is archived", ARCHIVED, || server.archived("show").join("0.m3u8").exists().then_some(()));
+    try_get(&server.url("/metrics")).expect("answered");
+    try_get(&server.url("/live/show/segments-sha256.json")).expect("answered");
+    // Without any there would be nothing to judge.
+    let storage = |text: &str| text.lines().any(|line| line.contains("<disk>") && line.contains("rename"));
+    assert!(storage(&std::fs::read_to_string(&trace).expect("strace writes")), "who waits for storage is traced");
+    assert!(publisher.finish(ARCHIVED));
+    viewer.finish();
+    let run = server.runtime_directory();
+    assert_eq!(blocking_calls(&trace, &run), Vec::<String>::new());
+    // The check finds what it is made for.
+    let again = Publisher::file(&clip.flv(), &server.publish_url("show"));
+    wait_for("it is live again", ARCHIVED, || {
+        (server.metric("steadycast_stream_publisher_present", "") > 0.0).then_some(())
+    });
+    server.strike("show", "archiver", "block&milliseconds=50");
+    wait_for("a handler that sleeps is found", ARCHIVED, || (!blocking_calls(&trace, &run).is_empty()).then_some(()));
+    drop(again);
+}

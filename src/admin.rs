@@ -121,6 +121,7 @@ struct StrikeQuery {
     child: String,
     blow: String,
     milliseconds: Option<u64>,
+    times: Option<u32>,
 }
 
 async fn deal(
@@ -138,7 +139,8 @@ async fn deal(
         "error" => Blow::Fault(Fault::Error),
         "block" => Blow::Fault(Fault::Block(Duration::from_millis(query.milliseconds.unwrap_or(1000).min(600_000)))),
         "kill" => Blow::Kill,
-        _ => return Err(bad("blow is to be one of: panic, error, block, kill")),
+        "stillborn" => Blow::Stillborn(query.times.unwrap_or(1).min(10)),
+        _ => return Err(bad("blow is to be one of: panic, error, block, kill, stillborn")),
     };
     let strike = Strike { stream, child: query.child, blow };
     root.send_message(root::Msg::Strike(strike))

@@ -16,7 +16,7 @@ const HELP: [(&str, &str); 68] = [
     ),
     ("steadycast_connections_without_stream", "RTMP connections that do not publish yet."),
     ("steadycast_continuity_record_errors_total", "Continuity records that could not be written."),
-    ("steadycast_http_connections", "Open HTTP connections."),
+    ("steadycast_http_connections", "Open HTTP connections, of viewers and of who asks for health."),
     (
         "steadycast_http_connections_refused_total",
         "HTTP connections refused because there were too many, in all or of an address.",

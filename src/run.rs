@@ -319,7 +319,7 @@ impl Worker {
                         exporter.upkeep();
                     }
                 };
-                delivery::serve(listener, router, delivery::Limits::default(), upkeep).await;
+                delivery::serve(listener, router, delivery::Limits::of("health"), upkeep).await;
             });
         };
         thread::Builder::new().name("health".to_owned()).spawn(forever)?;
@@ -346,7 +346,7 @@ fn serve_viewers(
         });
         // The sender is dropped only with the process.
         let until_stopped = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
-        lives.spawn(delivery::serve(http, router, delivery::Limits::default(), until_stopped));
+        lives.spawn(delivery::serve(http, router, delivery::Limits::of("http"), until_stopped));
         lives.join_next().await.transpose()?;
         anyhow::Ok(())
     });

@@ -10,6 +10,7 @@ mod hang;
 pub mod judge;
 mod kills;
 mod late;
+mod limits;
 mod matrix;
 pub mod monkey;
 mod report;
@@ -52,7 +53,7 @@ pub struct Scenario {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 19] = [
+pub const SCENARIOS: [Scenario; 21] = [
     Scenario {
         name: "storage",
         what: "each operation fails with each error, once, for 5 s and for 60 s; hangs, delays, short writes, directories \
@@ -111,7 +112,13 @@ pub const SCENARIOS: [Scenario; 19] = [
         run: |setting| worker::kill(setting, 5, 1, false),
     },
     Scenario { name: "wedge", what: "every thread of the actors' runtime is blocked", run: worker::wedge },
-    Scenario { name: "descriptors", what: "the process has no descriptors left", run: worker::descriptors },
+    Scenario { name: "descriptors", what: "the process has no descriptors left", run: limits::descriptors },
+    Scenario { name: "memory", what: "the worker may have no more memory than a little", run: limits::memory },
+    Scenario {
+        name: "slow-viewers",
+        what: "four hundred viewers who ask and do not read, or never finish their questions",
+        run: limits::slow_viewers,
+    },
     Scenario {
         name: "watching",
         what: "a stock hls.js watches while encoders go and come back, with a slate and without, and while actors fail",
@@ -125,7 +132,7 @@ pub const SCENARIOS: [Scenario; 19] = [
 ];
 
 /// Those whose outcome is `docs/chaos-report.md`.
-pub const MATRIX: [&str; 13] = [
+pub const MATRIX: [&str; 15] = [
     "encoders",
     "fight",
     "flap",
@@ -133,6 +140,8 @@ pub const MATRIX: [&str; 13] = [
     "worker",
     "wedge",
     "descriptors",
+    "memory",
+    "slow-viewers",
     "watching",
     "monkey",
     "kills",

@@ -15,7 +15,8 @@ pub fn register() {
     for reason in ["total", "address"] {
         counter!("steadycast_http_connections_refused_total", "reason" => reason).increment(0);
     }
-    connections(0);
+    connections("http", 0);
+    connections("health", 0);
 }
 
 /// A viewer's request was answered.
@@ -24,9 +25,9 @@ pub fn served(kind: &'static str, status: StatusCode, time: Duration) {
     histogram!("steadycast_http_request_seconds", "kind" => kind).record(time.as_secs_f64());
 }
 
-/// How many connections are open.
-pub fn connections(count: usize) {
-    gauge!("steadycast_http_connections").set(count as f64);
+/// How many connections a server has.
+pub fn connections(server: &'static str, count: usize) {
+    gauge!("steadycast_http_connections", "server" => server).set(count as f64);
 }
 
 /// A connection was closed because there are too many.

@@ -27,18 +27,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long connections may finish what they are sending after the server was told to stop.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Bounds of a server.
+/// Bounds of a server, and its name.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// Value of metrics' `server` label.
+    pub name: &'static str,
     /// Connections at once; a further one is closed.
     pub connections: usize,
     /// Of those, from one address.
     pub per_address: usize,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { connections: MAX_CONNECTIONS, per_address: MAX_PER_ADDRESS }
+impl Limits {
+    /// Those of a server of this name.
+    pub fn of(name: &'static str) -> Self {
+        Self { name, connections: MAX_CONNECTIONS, per_address: MAX_PER_ADDRESS }
     }
 }
 
@@ -56,7 +59,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
                 if let Ok(address) = ended {
                     left(&mut addresses, address);
                 }
-                events::connections(connections.len());
+                events::connections(limits.name, connections.len());
             }
             accepted = listener.accept() => match accepted {
                 Ok((socket, peer)) if connections.len() < limits.connections => {
@@ -72,7 +75,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
                         connection(socket, router).await;
                         peer.ip()
                     });
-                    events::connections(connections.len());
+                    events::connections(limits.name, connections.len());
                 }
                 Ok(_) => events::connection_refused("total"),
                 Err(error) => {

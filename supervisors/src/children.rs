@@ -6,6 +6,7 @@
 use crate::events;
 use crate::spec::{ChildSpec, Started};
 use crate::strategy::{Decision, Ending, History, Intensity};
+use crate::tree::{Blow, strike};
 use crate::view::View;
 use actors::task;
 use ractor::{ActorCell, ActorId, SupervisionEvent};
@@ -40,6 +41,8 @@ struct Child {
     history: History,
     running: Option<Started>,
     generation: u64,
+    /// How many more times it does not start, on purpose.
+    stillborn: u32,
 }
 
 /// The children of one supervisor. `scope` names it in logs.
@@ -68,6 +71,7 @@ impl Children {
             spec,
             running: None,
             generation: 0,
+            stillborn: 0,
         };
         let number = view.begin(&scope);
         let children = specs.into_iter().map(child).collect();
@@ -125,10 +129,27 @@ impl Children {
         child.running.as_ref().map(|(cell, _)| cell)
     }
 
+    /// Hits a running child on purpose.
+    pub fn strike(&mut self, name: &str, blow: Blow) {
+        let Some(child) = self.children.iter_mut().find(|child| child.spec.name == name) else { return };
+        if let Blow::Stillborn(times) = blow {
+            child.stillborn = times;
+        }
+        if let Some((cell, _)) = &child.running {
+            strike(cell, name, blow);
+        }
+    }
+
     async fn start(&mut self, index: usize) -> Result<(), &'static str> {
         let child = &mut self.children[index];
         child.generation += 1;
-        match (child.spec.start)(self.supervisor.clone()).await {
+        let started = if child.stillborn > 0 {
+            child.stillborn -= 1;
+            Err("it was not to start".to_owned())
+        } else {
+            (child.spec.start)(self.supervisor.clone()).await.map_err(|error| error.to_string())
+        };
+        match started {
             Ok(started) => {
                 child.history.started(Instant::now());
                 child.running = Some(started);
@@ -136,7 +157,7 @@ impl Children {
                 Ok(())
             }
             // Never `?` on a spawn in a supervisor: it would take the healthy children with it.
-            Err(error) => match self.ended(index, Ending::NotStarted, &error.to_string()) {
+            Err(error) => match self.ended(index, Ending::NotStarted, &error) {
                 Learned::GiveUp(name) => Err(name),
                 Learned::Nothing | Learned::Stranger(..) => Ok(()),
             },

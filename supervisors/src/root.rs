@@ -5,7 +5,7 @@ use crate::spec::{ChildSpec, Restart};
 use crate::strategy::Intensity;
 use crate::stream::GaveUp;
 use crate::streams::{self, Streams};
-use crate::tree::{BEAT, Environment, Strike, strike};
+use crate::tree::{BEAT, Environment, Strike};
 use crate::watchdog::{Pulse, Watchdog};
 use actors::retention::{self, Retention};
 use actors::rtmp_listener::{self, RtmpListener};
@@ -162,11 +162,11 @@ impl State {
         }
     }
 
-    fn strike(&self, blow: Strike) {
+    fn strike(&mut self, blow: Strike) {
         if blow.stream.is_some() {
             self.tell_streams(streams::Msg::Strike(blow));
-        } else if let Some(cell) = self.children.get(&blow.child) {
-            strike(cell, &blow.child, blow.blow);
+        } else {
+            self.children.strike(&blow.child, blow.blow);
         }
     }
 

@@ -256,10 +256,10 @@ impl State {
         }
     }
 
-    fn strike(&self, child: &str, blow: Blow) {
-        let session = self.session.as_ref().map(|(_, session)| session).filter(|_| child == "session");
-        if let Some(cell) = session.or_else(|| self.children.get(child)) {
-            strike(cell, child, blow);
+    fn strike(&mut self, child: &str, blow: Blow) {
+        match self.session.as_ref().filter(|_| child == "session") {
+            Some((_, session)) => strike(session, child, blow),
+            None => self.children.strike(child, blow),
         }
     }
 }

@@ -48,6 +48,8 @@ pub enum Blow {
     Fault(Fault),
     /// It is killed.
     Kill,
+    /// It is killed, and does not start so many times.
+    Stillborn(u32),
 }
 
 /// Whom a blow is for.
@@ -64,7 +66,7 @@ pub struct Strike {
 /// Deals a blow to a child known by its name.
 pub(crate) fn strike(cell: &ActorCell, child: &str, blow: Blow) {
     let fault = match blow {
-        Blow::Kill => return cell.kill(),
+        Blow::Kill | Blow::Stillborn(_) => return cell.kill(),
         Blow::Fault(fault) => fault,
     };
     // A child that has just ended needs no blow; one without faults of its own is killed.

@@ -24,6 +24,12 @@ const SHARED: [&str; 3] = ["rtmp_listener", "storage_probe", "retention"];
 const WAYS: [&str; 3] = ["panic", "error", "kill"];
 /// How often each is dealt.
 const TIMES: usize = 3;
+/// It is killed, and does not start a few times; ...
+const STILLBORN: &str = "stillborn";
+/// ... so often, as restarts in a minute must not be too many.
+const TIMES_STILLBORN: usize = 2;
+/// Starts that fail then.
+const FAILED_STARTS: u64 = 3;
 /// For how long a handler blocks its thread: longer than it takes to be replaced.
 const BLOCK: Duration = Duration::from_secs(8);
 /// From a stream's first sample until it is listed, at most.
@@ -49,7 +55,8 @@ pub fn run(setting: &Setting) -> anyhow::Result<Outcome> {
 
 /// A part of it that is over soon.
 pub fn short(setting: &Setting) -> anyhow::Result<Outcome> {
-    let blows = ["segmenter", "publisher_lock"].map(|child| (child.to_owned(), vec!["panic", "kill"]));
+    let mut blows = ["segmenter", "publisher_lock"].map(|child| (child.to_owned(), vec!["panic", "kill"])).to_vec();
+    blows.push(("segmenter".to_owned(), vec![STILLBORN]));
     let mut outcome = play(setting, &blows, Duration::from_secs(4), |server| deal(server, setting.seed, &blows))?;
     outcome.add(sessions(setting)?);
     Ok(outcome)
@@ -58,7 +65,10 @@ pub fn short(setting: &Setting) -> anyhow::Result<Outcome> {
 fn at_once(setting: &Setting) -> anyhow::Result<Outcome> {
     let blows: Vec<_> = CHILDREN
         .iter()
-        .flat_map(|child| WAYS.map(|way| ((*child).to_owned(), vec![way; TIMES])))
+        .flat_map(|child| {
+            let stillborn = ((*child).to_owned(), vec![STILLBORN; TIMES_STILLBORN]);
+            WAYS.map(|way| ((*child).to_owned(), vec![way; TIMES])).into_iter().chain([stillborn])
+        })
         .chain([("none".to_owned(), Vec::new())])
         .collect();
     let time = SPREAD * TIMES as u32;
@@ -98,6 +108,9 @@ fn deal(server: &Server, seed: u64, blows: &[(String, Vec<&str>)]) -> anyhow::Re
         for child in SHARED {
             strike(server, None, child, WAYS[round % WAYS.len()])?;
         }
+        if round == 0 {
+            strike(server, None, SHARED[0], STILLBORN)?;
+        }
         // A supervisor that restarts one child too often rebuilds its tree: no more than a blow in this time.
         std::thread::sleep(SPREAD.saturating_sub(begun.elapsed()));
     }
@@ -106,7 +119,7 @@ fn deal(server: &Server, seed: u64, blows: &[(String, Vec<&str>)]) -> anyhow::Re
 
 fn strike(server: &Server, stream: Option<usize>, child: &str, blow: &str) -> anyhow::Result<()> {
     let stream = stream.map_or(String::new(), |number| format!("stream=live/show-{number}&"));
-    let query = format!("{stream}child={child}&blow={blow}&milliseconds={}", BLOCK.as_millis());
+    let query = format!("{stream}child={child}&blow={blow}&milliseconds={}&times={FAILED_STARTS}", BLOCK.as_millis());
     ureq::post(&server.health_url(&format!("/chaos/v1/strike?{query}"))).send_empty()?;
     Ok(())
 }

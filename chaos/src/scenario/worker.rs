@@ -1,21 +1,18 @@
-//! The worker process is killed, upgraded, wedged and left without descriptors; its parent and the others go on.
+//! The worker process is killed, upgraded and wedged; its parent and the others go on.
 
 use super::browser::{Browser, Played};
 use super::chance::Chance;
 use super::report::{Outcome, Told};
-use super::stage::{start, start_supervised};
+use super::stage::start_supervised;
 use super::viewer::{Seen, Viewer};
-use super::witness::{Pictures, Witness};
 use super::{Setting, clip};
 use crate::clip::Clip;
 use crate::encoder::Encoder;
 use crate::rtmp_client::Target;
-use crate::server::{Server, get, wait_for};
+use crate::server::{Server, wait_for};
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use std::net::TcpStream;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -37,8 +34,6 @@ const POLL: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_millis(100);
 /// From one end of the worker to the next, at most.
 const PAUSE: Duration = Duration::from_secs(12);
-/// Descriptors the process has in the scenario that takes them away.
-const DESCRIPTORS: usize = 80;
 
 /// Encoders that come back whenever their server is gone.
 struct Fleet {
@@ -277,42 +272,5 @@ pub fn wedge(setting: &Setting) -> anyhow::Result<Outcome> {
         replaced.as_secs_f64()
     );
     let figures = json!({ "told_s": told.as_secs_f64(), "replaced_s": replaced.as_secs_f64() });
-    Ok(Outcome { told: vec![Told { text, figures, broken }], ..Outcome::default() })
-}
-
-/// The process has no descriptors left: who is there stays, and who comes waits.
-pub fn descriptors(setting: &Setting) -> anyhow::Result<Outcome> {
-    let file = clip(&setting.directory)?;
-    let (known, clip) = (Arc::new(Pictures::of(&std::fs::read(&file)?)?), Arc::new(Clip::read(&file)?));
-    let (server, _removed) = start(setting, "descriptors", &[])?;
-    let limit = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
-    let limited = Command::new("prlimit").args(["--pid", &server.pid().to_string(), &limit]).status();
-    anyhow::ensure!(limited.context("prlimit")?.success(), "the limit could not be set");
-    let target = Target::parse(&server.publish_url("live/show"))?;
-    let holder = Encoder::publish(&target, &clip)?;
-    let url = server.url("/live/show/0.m3u8");
-    wait_for(&url, LISTED, || get(&url).is_ok())?;
-    let witness = Witness::follow(url, Duration::from_secs(15), known);
-    let crowd: Vec<_> = (0..2 * DESCRIPTORS).filter_map(|_| TcpStream::connect(server.rtmp).ok()).collect();
-    wait_for("accepting fails", LISTED, || server.logged("accepting RTMP connections fails") > 0)?;
-    let connected = crowd.len();
-    drop(crowd);
-    let other = Target { name: "other".to_owned(), ..target };
-    let after = Encoder::publish(&other, &clip)?;
-    let testimony = witness.finish()?;
-    let mut broken = Vec::new();
-    let mut check = |kept: bool, sentence: String| broken.extend((!kept).then_some(sentence));
-    check(!holder.is_lost(), "the holder lost its connection".to_owned());
-    let order = testimony.order;
-    check(order.pictures > 0 && order.missing + order.repeated + order.unknown == 0, format!("{order:?}"));
-    let lines = server.logged("accepting RTMP connections fails");
-    check(lines <= 3, format!("{lines} lines of log"));
-    let text = format!(
-        "With {DESCRIPTORS} descriptors and {connected} connections that say nothing, of {} pictures of the show {} are missing, the log told {lines} times, and when they had gone an encoder was accepted after {:.2} s.",
-        order.pictures,
-        order.missing,
-        after.took.as_secs_f64()
-    );
-    let figures = json!({ "connected": connected, "missing": order.missing, "log_lines": lines });
     Ok(Outcome { told: vec![Told { text, figures, broken }], ..Outcome::default() })
 }

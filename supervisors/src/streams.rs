@@ -9,8 +9,8 @@ use actors::recorder::{self, Recorder};
 use actors::steps::until_step;
 use actors::vitals::Stuck;
 use actors::{Ask, Denial, Place, Vital, task};
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use std::collections::{HashMap, HashSet};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 use storage::continuity::Record;
@@ -29,6 +29,8 @@ const RETIRE_AFTER: Duration = Duration::from_secs(60);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// Recorders that finish what others could not, at most: each holds its stream's last window and its spool.
 const MAX_RECORDERS: usize = 64;
+/// Recorders that go on for one that failed or hung; beyond that the next start does.
+const MAX_FAILED: u32 = 5;
 /// How long a dead tree's state may take to be dropped before its successor starts anyway.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -63,7 +65,7 @@ impl Actor for Streams {
     async fn pre_start(&self, myself: ActorRef<Msg>, environment: Environment) -> Result<State, ActorProcessingErr> {
         let vital = environment.vitals.register("streams", Place::Root, myself.get_id(), Some(BEAT));
         myself.send_after(until_step(BEAT), || Msg::Beat);
-        Ok(State { environment, trees: HashMap::new(), recorders: HashSet::new(), is_draining: false, vital })
+        Ok(State { environment, trees: HashMap::new(), recorders: HashMap::new(), is_draining: false, vital })
     }
 
     /// Streams that live already are those of a predecessor, or of the process before this one.
@@ -100,10 +102,11 @@ impl Actor for Streams {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let _busy = state.vital.enter("supervision event");
-        if let Some((cell, ending, _)) = ending_of(event)
-            && !state.recorders.remove(&cell.get_id())
-        {
-            state.tree_ended(&myself, cell.get_id(), ending).await;
+        let Some((cell, ending, _)) = ending_of(event) else { return Ok(()) };
+        match state.recorders.remove(&cell.get_id()) {
+            Some(finishing) if ending != Ending::Stopped => state.finish_again(&myself, finishing).await,
+            Some(_) => {}
+            None => state.tree_ended(&myself, cell.get_id(), ending).await,
         }
         Ok(())
     }
@@ -116,6 +119,14 @@ struct Tree {
     running: Option<(ActorRef<stream::Msg>, JoinHandle<()>)>,
 }
 
+/// A recorder that has outlived its stream's tree.
+struct Finishing {
+    recorder: ActorCell,
+    stream: Arc<LiveStream>,
+    /// Recorders before it that failed or hung.
+    failed: u32,
+}
+
 /// Whether the session has ended and its last playlist is published: before that a new one would cut it short.
 fn is_over(stream: &LiveStream) -> bool {
     stream.publisher() == Publisher::Ended && stream.window.snapshot().ended
@@ -126,7 +137,7 @@ pub struct State {
     environment: Environment,
     trees: HashMap<StreamName, Tree>,
     /// Recorders that have outlived their stream's tree.
-    recorders: HashSet<ActorId>,
+    recorders: HashMap<ActorId, Finishing>,
     is_draining: bool,
     vital: Arc<Vital>,
 }
@@ -222,7 +233,7 @@ impl State {
                 let stream = tree.stream.clone();
                 self.trees.remove(name);
                 events::streams(self.trees.len());
-                self.finish_recording(myself, &stream).await;
+                self.finish_recording(myself, &stream, 0).await;
                 let shown = stream.window.snapshot().has_playlist();
                 myself.send_after(if shown { RETIRE_AFTER } else { Duration::ZERO }, || Msg::Retire(stream));
             }
@@ -235,23 +246,31 @@ impl State {
         if let Some((tree, _)) = running {
             tree.stop(Some("a new session begins".to_owned()));
         }
-        self.finish_recording(myself, &stream).await;
+        self.finish_recording(myself, &stream, 0).await;
+    }
+
+    /// Another recorder goes on where one has failed.
+    async fn finish_again(&mut self, myself: &ActorRef<Msg>, Finishing { stream, failed, .. }: Finishing) {
+        self.finish_recording(myself, &stream, failed + 1).await;
     }
 
     /// A session whose tree is gone, and whose recording is not complete, has a recorder of its own for the rest.
-    async fn finish_recording(&mut self, myself: &ActorRef<Msg>, stream: &Arc<LiveStream>) {
+    async fn finish_recording(&mut self, myself: &ActorRef<Msg>, stream: &Arc<LiveStream>, failed: u32) {
         let shown = stream.window.snapshot().has_playlist();
         if !stream.settings.record || !shown || stream.spool.is_finished() {
             return;
         }
-        if self.recorders.len() == MAX_RECORDERS {
+        if self.recorders.len() == MAX_RECORDERS || failed > MAX_FAILED {
             return events::recording_left(&stream.name.to_string());
         }
         let Mount { disk, recordings, .. } = self.environment.mounts.of(&stream.name).clone();
         let vitals = self.environment.vitals.clone();
         let args = recorder::Args { stream: stream.clone(), recordings, disk, vitals, is_last: true };
         match Recorder::spawn_linked(None, Recorder, args, myself.get_cell()).await {
-            Ok((recorder, _)) => drop(self.recorders.insert(recorder.get_id())),
+            Ok((recorder, _)) => {
+                let finishing = Finishing { recorder: recorder.get_cell(), stream: stream.clone(), failed };
+                self.recorders.insert(recorder.get_id(), finishing);
+            }
             Err(_) => events::recording_left(&stream.name.to_string()),
         }
     }
@@ -270,6 +289,11 @@ impl State {
     /// Somebody in a tree makes no progress: its supervisor sees to that, unless it is the one.
     async fn stuck(&mut self, myself: &ActorRef<Msg>, stuck: &Stuck) {
         let Place::Stream(name) = &stuck.place else { return };
+        if let Some(finishing) = self.recorders.remove(&stuck.id) {
+            fell(&finishing.recorder);
+            self.environment.vitals.replaced(stuck.id);
+            return self.finish_again(myself, finishing).await;
+        }
         // What is left of a tree that is gone has no place that could be taken.
         let Some(tree) = self.trees.get(name) else { return self.environment.vitals.replaced(stuck.id) };
         match &tree.running {

@@ -28,7 +28,7 @@ pub const PACKAGING: Settings = Settings { container: Container::Cmaf, target_du
 pub struct Tree {
     pub environment: Environment,
     pub streams: ActorRef<streams::Msg>,
-    _directory: TempDir,
+    pub directory: TempDir,
 }
 
 impl Tree {
@@ -38,10 +38,24 @@ impl Tree {
         Self::start_on(directory, Arc::new(archive)).await
     }
 
+    /// Sessions are recorded, and end as soon as their publishers are gone.
+    pub async fn start_recording() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let archive = LocalDirectory::at(directory.path());
+        let mut environment = environment(&directory, Arc::new(archive));
+        let all = &mut environment.settings.all;
+        (all.record, all.grace, all.grace_unpublished) = (true, Duration::ZERO, Duration::ZERO);
+        Self::start_in(directory, environment).await
+    }
+
     pub async fn start_on(directory: TempDir, archive: Arc<dyn Archive>) -> Self {
         let environment = environment(&directory, archive);
+        Self::start_in(directory, environment).await
+    }
+
+    async fn start_in(directory: TempDir, environment: Environment) -> Self {
         let (streams, _) = Actor::spawn(None, Streams, environment.clone()).await.expect("it starts");
-        Self { environment, streams, _directory: directory }
+        Self { environment, streams, directory }
     }
 
     /// A session asks for a stream; its answer.

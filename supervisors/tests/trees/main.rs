@@ -2,5 +2,6 @@
 
 mod harness;
 mod lock;
+mod recorders;
 mod restarts;
 mod storage_faults;

@@ -29,7 +29,14 @@ pub fn adopt(records: &Records, mounts: &Mounts, registry: &Registry, settings: 
         // One that had ended is shown for as long as any ended session, and then forgotten.
         let waiting = Publisher::Grace { until: tokio::time::Instant::now() + settings.grace };
         stream.set_publisher(if record.ended { Publisher::Ended } else { waiting });
-        events::adopted(&stream.name.to_string(), &stream.session.id, segments, gaps);
+        if record.recorded {
+            stream.spool.finish();
+        }
+        if record.ended {
+            events::adopted_ended(&stream.name.to_string(), &stream.session.id);
+        } else {
+            events::adopted(&stream.name.to_string(), &stream.session.id, segments, gaps);
+        }
         if registry.insert(stream).is_err() {
             break;
         }

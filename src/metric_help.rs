@@ -1,11 +1,14 @@
 //! What each metric says, for `# HELP` lines.
 
 /// Metrics by name.
-const HELP: [(&str, &str); 68] = [
+const HELP: [(&str, &str); 70] = [
     ("steadycast_accept_errors_total", "Connections that could not be accepted, for want of descriptors or memory."),
     ("steadycast_actor_failures_total", "Sessions that failed; their encoders connect again."),
     ("steadycast_actor_restarts_total", "Actors that were started again by their supervisors."),
-    ("steadycast_archive_damage_total", "Files of archives found missing or changed, and written again."),
+    (
+        "steadycast_archive_damage_total",
+        "Looks that found files of an archive missing or changed; they are written again.",
+    ),
     ("steadycast_archive_errors_total", "Attempts to bring an archive up to date that failed."),
     ("steadycast_archive_operations_abandoned_total", "Operations on archives that did not come back in time."),
     ("steadycast_archive_updates_total", "Times an archive was brought up to date with its window."),
@@ -29,6 +32,10 @@ const HELP: [(&str, &str); 68] = [
     ("steadycast_publisher_evictions_total", "Publishers that lost their streams to others or by their silence."),
     ("steadycast_publishes_held_total", "Publishes held until it is known whether the holder lives."),
     ("steadycast_publishes_total", "Publishes accepted."),
+    (
+        "steadycast_recording_damage_total",
+        "Files of recordings found changed while they were in memory, and written again.",
+    ),
     ("steadycast_recording_errors_total", "Attempts to record that failed."),
     ("steadycast_recordings_finished_total", "Recordings that became a VOD."),
     (
@@ -47,6 +54,7 @@ const HELP: [(&str, &str); 68] = [
     ("steadycast_storage_degraded", "1 while an archive is not healthy."),
     ("steadycast_storage_errors_total", "Operations on storage that failed, by kind and errno."),
     ("steadycast_storage_free_bytes", "Bytes free on the file system of an archive."),
+    ("steadycast_storage_free_wanted_bytes", "Bytes that retention keeps free on each archive; 0 if it does not."),
     ("steadycast_storage_hung_operations", "Operations on storage that hang."),
     ("steadycast_storage_job_panics_total", "Jobs of disk threads that panicked."),
     ("steadycast_storage_operation_seconds", "Time operations on storage took, by kind."),

@@ -66,7 +66,7 @@ impl Context {
             let sentence = if is_over(&id, &self.registry) {
                 "its last segments wait for storage; try again later\n"
             } else {
-                "the session is live; end it first\n"
+                "the session is live; stop its encoder, and wait until its grace period is over\n"
             };
             return Err((StatusCode::CONFLICT, sentence.to_owned()));
         }
@@ -152,7 +152,13 @@ struct Recording {
 async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Response {
     let (mut records, mut unavailable) = (Vec::new(), Vec::new());
     let limit = page.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
-    let after = match page.after.as_deref().map(|text| text.parse::<RecordingId>().map_err(|_| text)).transpose() {
+    let after = match page
+        .after
+        .as_deref()
+        .filter(|text| !text.is_empty())
+        .map(|text| text.parse::<RecordingId>().map_err(|_| text))
+        .transpose()
+    {
         Ok(after) => after,
         Err(text) => {
             let sentence = format!("after={text}: not the id of a recording; take `next` of the page before\n");

@@ -63,6 +63,7 @@ pub fn register() {
         "steadycast_accept_errors_total",
         "steadycast_archive_damage_total",
         "steadycast_archive_operations_abandoned_total",
+        "steadycast_recording_damage_total",
         "steadycast_recordings_finished_total",
     ] {
         counter!(name).increment(0);
@@ -276,21 +277,50 @@ pub fn watch_failed(stream: &LiveStream, error: &io::Error) {
     debug!(stream = %stream.name, %error, "archive could not be listed");
 }
 
+/// How many files of a recording were found changed, and written again.
+pub fn recording_mended(stream: &LiveStream, mended: io::Result<usize>) {
+    match mended {
+        Ok(0) => {}
+        Ok(files) => {
+            counter!("steadycast_recording_damage_total").increment(files as u64);
+            warn!(stream = %stream.name, files, "a recording differed from the window; it is mended");
+        }
+        Err(error) => recording_failed(stream, &error),
+    }
+}
+
 /// Storage health changed.
-pub fn storage_health(archive: &str, before: Health, now: Health) {
+pub fn storage_health(mount: &Mount, before: Health, now: Health) {
+    let (archive, directory) = (&*mount.label, mount.directory.display());
     let (before_label, now_label) = (before.label(), now.label());
     match (before, now) {
-        (_, Health::Healthy) => info!(archive, before = before_label, "storage is healthy again"),
-        (Health::Healthy, _) => warn!(archive, now = now_label, "storage is degraded; live goes on from memory"),
+        (_, Health::Healthy) => info!(archive, %directory, before = before_label, "storage is healthy again"),
+        (Health::Healthy, _) => {
+            let last = mount.signs.last_error().unwrap_or_default();
+            warn!(archive, %directory, now = now_label, last, "storage is degraded; live goes on from memory");
+        }
         // One line when it degrades and one when it heals; what is between is for who looks closer.
         (_, _) => debug!(archive, before = before_label, now = now_label, "storage is degraded in another way"),
     }
 }
 
-/// How much room an archive has, with each probe that is answered.
-pub fn storage_room(mount: &Mount, room: Room) {
-    gauge!("steadycast_storage_free_bytes", "archive" => mount.label.to_string()).set(room.free as f64);
-    gauge!("steadycast_storage_size_bytes", "archive" => mount.label.to_string()).set(room.size as f64);
+/// Bytes that retention keeps free.
+pub fn free_wanted(bytes: u64) {
+    gauge!("steadycast_storage_free_wanted_bytes").set(bytes as f64);
+}
+
+/// How much room an archive has, with each probe that is answered; no number where it does not say.
+pub fn storage_room(mount: &Mount, room: Option<Room>) {
+    let (free, size) = room.map_or((f64::NAN, f64::NAN), |room| (room.free as f64, room.size as f64));
+    gauge!("steadycast_storage_free_bytes", "archive" => mount.label.to_string()).set(free);
+    gauge!("steadycast_storage_size_bytes", "archive" => mount.label.to_string()).set(size);
+}
+
+/// Another file system is where an archive was: a mount that was lost, or came back.
+pub fn storage_replaced(mount: &Mount, before: Room, now: Room) {
+    let (archive, directory) = (&*mount.label, mount.directory.display());
+    let (bytes_before, bytes) = (before.size, now.size);
+    warn!(archive, %directory, bytes_before, bytes, "an archive is on another file system now; is its mount lost?");
 }
 
 /// Storage gauges, once a second.

@@ -52,6 +52,7 @@ impl Actor for Retention {
 
     async fn pre_start(&self, myself: ActorRef<Msg>, args: Args) -> Result<State, ActorProcessingErr> {
         myself.send_after(Duration::ZERO, || Msg::Tick);
+        events::free_wanted(args.limits.free.unwrap_or(0));
         let archives = args.mounts.all().map(|mount| (mount.clone(), Operations::on(mount.disk.clone()))).collect();
         Ok(State {
             archives,
@@ -128,7 +129,7 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-    let Room { free, size } = recordings.room()?;
+    let Room { free, size, .. } = recordings.room()?;
     // More than there is can never be free: that is a mistake, and no reason to remove everything.
     let is_possible = limits.free.is_none_or(|wanted| wanted < size);
     if !is_possible {
@@ -137,11 +138,16 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
     let limits = Limits { free: limits.free.filter(|_| is_possible), ..limits };
     let mut more = false;
     for (id, reason) in limits.exceeded(&recordings.all()?, free, now_ms).into_iter().take(MAX_REMOVED) {
+        let is_for_room = reason == Reason::Free;
+        if is_for_room && more {
+            // What the others leave is looked at first.
+            break;
+        }
         recordings.remove(&id)?;
         events::recording_removed(&id, reason);
-        if reason == Reason::Free {
+        if is_for_room {
             // Room may come back later than files go: what there is then is looked at with the next tick, one at a time.
-            return Ok(more);
+            return Ok(false);
         }
         more = true;
     }

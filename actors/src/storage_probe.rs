@@ -15,7 +15,7 @@ use tokio::time::{Duration, Instant};
 /// How often the threads are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How often a file is written to see whether storage answers.
-const PROBE: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(3);
 /// An answer that takes longer is slow.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -24,8 +24,8 @@ const SLOW: Duration = Duration::from_secs(1);
 pub enum Msg {
     /// Time to look.
     Tick,
-    /// The probe of this mount that was begun then has ended; how much room there is.
-    Probed(usize, Instant, io::Result<Room>),
+    /// The probe of this mount that was begun then has ended; whether it answers, and how much room there is.
+    Probed(usize, Instant, io::Result<()>, io::Result<Room>),
     /// Fails on purpose.
     Fail(Fault),
 }
@@ -62,7 +62,7 @@ impl Actor for StorageProbe {
                 myself.send_after(TICK, || Msg::Tick);
                 state.tick(&myself, Instant::now());
             }
-            Msg::Probed(mount, begun, result) => state.probed(mount, begun, result, Instant::now()),
+            Msg::Probed(mount, begun, answer, room) => state.probed(mount, begun, answer, room, Instant::now()),
             Msg::Fail(fault) => fault.strike()?,
         }
         Ok(())
@@ -79,13 +79,13 @@ impl State {
     fn tick(&mut self, myself: &ActorRef<Msg>, now: Instant) {
         for (number, probed) in self.probed.iter_mut().enumerate() {
             let myself = myself.clone();
-            probed.tick(now, move |result| drop(myself.send_message(Msg::Probed(number, now, result))));
+            probed.tick(now, move |answer, room| drop(myself.send_message(Msg::Probed(number, now, answer, room))));
         }
     }
 
-    fn probed(&mut self, mount: usize, begun: Instant, result: io::Result<Room>, now: Instant) {
+    fn probed(&mut self, mount: usize, begun: Instant, answer: io::Result<()>, room: io::Result<Room>, now: Instant) {
         if let Some(probed) = self.probed.get_mut(mount) {
-            probed.answered(begun, result, now);
+            probed.answered(begun, answer, room, now);
         }
     }
 }
@@ -96,21 +96,23 @@ struct Probed {
     begun: Option<Instant>,
     due: Instant,
     last: Result<Duration, ()>,
+    /// How much room there was last, and where.
+    room: Option<Room>,
 }
 
 impl Probed {
     fn new(mount: Mount, now: Instant) -> Self {
-        Self { mount, begun: None, due: now, last: Ok(Duration::ZERO) }
+        Self { mount, begun: None, due: now, last: Ok(Duration::ZERO), room: None }
     }
 
-    fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<Room>) + Send + 'static) {
+    fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<()>, io::Result<Room>) + Send + 'static) {
         let std_now = std::time::Instant::now();
         let threads = self.mount.disk.check(std_now);
         if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= ASK_AGAIN) {
             self.begun = None;
         }
         if self.begun.is_none() && now >= self.due {
-            let probe = self.mount.disk.probe(move |archive| answer(archive.probe().and_then(|()| archive.room())));
+            let probe = self.mount.disk.probe(move |archive| answer(archive.probe(), archive.room()));
             self.begun = probe.is_ok().then_some(now);
         }
         let waiting = self.begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
@@ -125,22 +127,28 @@ impl Probed {
         let health = judge(seen);
         let before = self.mount.signs.set_health(health);
         if health != before {
-            events::storage_health(&self.mount.label, before, health);
+            events::storage_health(&self.mount, before, health);
         }
         events::storage_gauges(&self.mount, health, threads);
     }
 
-    fn answered(&mut self, begun: Instant, result: io::Result<Room>, now: Instant) {
+    fn answered(&mut self, begun: Instant, answer: io::Result<()>, room: io::Result<Room>, now: Instant) {
         if self.begun != Some(begun) {
             // It was given up, and another one is being asked.
             return;
         }
         self.begun = None;
         self.due = now + PROBE;
-        self.last = result.map_err(|_| ()).map(|room| {
-            events::storage_room(&self.mount, room);
-            now.saturating_duration_since(begun)
-        });
+        // A disk that is full still tells how much room there is.
+        let told = room.as_ref().ok().copied();
+        events::storage_room(&self.mount, told);
+        if let Some(room) = told
+            && let Some(before) = self.room.replace(room).filter(|before| before.device != room.device)
+        {
+            events::storage_replaced(&self.mount, before, room);
+        }
+        let answered = answer.and(room.map(drop));
+        self.last = answered.map(|()| now.saturating_duration_since(begun)).map_err(|_| ());
     }
 }
 

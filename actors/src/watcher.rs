@@ -42,6 +42,8 @@ pub enum Msg {
 pub struct Look {
     /// Names and lengths.
     listed: BTreeMap<String, u64>,
+    /// The segment that was read back.
+    compared: Option<String>,
     /// Files that hold other bytes than they should.
     spoilt: Vec<String>,
     /// So does the playlist, or the digests.
@@ -144,7 +146,6 @@ impl State {
         self.looks += 1;
         let scrub = self.looks.is_multiple_of(SCRUB_EVERY).then_some(self.looks / SCRUB_EVERY);
         let scrub = scrub.filter(|_| self.mount.disk.may_scrub(std::time::Instant::now()));
-        let compare = scrub.filter(|_| self.mount.disk.may_scrub(std::time::Instant::now()));
         let watch = self.looks % WATCH_EVERY == 1 || !self.is_watched.load(Ordering::Relaxed);
         let (hints, directory) = (self.mount.hints.clone(), self.mount.live_directory(&self.stream.name));
         let (myself, ticket, stream) = (myself.clone(), self.ticket, self.stream.clone());
@@ -155,12 +156,11 @@ impl State {
             }
             let believed = stream.ledger.files();
             let looked = look(archive, &stream, scrub);
-            if stream.settings.record
-                && let Err(error) = mend(&recordings, &stream, compare)
-            {
-                events::watch_failed(&stream, &error);
-            }
+            let compared = looked.as_ref().ok().and_then(|look| look.compared.clone());
             let _ = myself.send_message(Msg::Looked(ticket, believed, looked));
+            if stream.settings.record {
+                events::recording_mended(&stream, mend(&recordings, &stream, compared.as_deref()));
+            }
         });
         // A full queue is the archiver's trouble too; the next check comes anyway.
         self.in_flight = listing.is_ok().then_some(now);
@@ -200,6 +200,7 @@ fn look(archive: &dyn Archive, stream: &LiveStream, scrub: Option<u64>) -> io::R
     let held: Vec<_> =
         snapshot.listed.iter().map(|listed| &listed.file).filter(|file| stream.ledger.holds(&file.name)).collect();
     let picked = scrub.and_then(|number| held.get(usize::try_from(number).unwrap_or(0) % held.len().max(1)));
+    look.compared = picked.map(|file| file.name.clone());
     if let Some(file) = picked
         && differs(archive, stream, &file.name, &file.bytes)?
     {
@@ -215,18 +216,25 @@ fn look(archive: &dyn Archive, stream: &LiveStream, scrub: Option<u64>) -> io::R
     Ok(look)
 }
 
-/// Has what is recorded of the window mended: it is a second name of the files in the stream's directory, which are
-/// written anew when they are spoilt. `compare` picks the one whose bytes are compared, and not its length only.
-fn mend(recordings: &Recordings, stream: &LiveStream, compare: Option<u64>) -> io::Result<()> {
-    let (id, listed) = (RecordingId::of(stream), &stream.window.snapshot().listed);
-    let picked = compare.map(|number| usize::try_from(number).unwrap_or(0) % listed.len().max(1));
-    for (number, listed) in listed.iter().enumerate() {
-        let uri = RecordedSegment::of(listed, "").file.uri;
-        if recordings.mend(&id, &uri, &listed.file.bytes, picked == Some(number))? {
-            events::archive_damaged(stream, 1);
-        }
+/// Has what is recorded of the window mended: it may be a second name of the files in the stream's directory, which are
+/// written anew when they are spoilt. The bytes of `compared` are compared, of others the lengths. How many were spoilt.
+fn mend(recordings: &Recordings, stream: &LiveStream, compared: Option<&str>) -> io::Result<usize> {
+    let (id, snapshot) = (RecordingId::of(stream), stream.window.snapshot());
+    let mut mended = 0;
+    let expired = snapshot.expired.iter().map(|expired| &expired.segment);
+    // A gap has no bytes here, and may have some there.
+    for segment in expired.chain(&snapshot.listed).filter(|segment| !segment.listed.gap) {
+        let uri = RecordedSegment::of(segment, "").file.uri;
+        let compare = compared == Some(&*segment.file.name);
+        mended += usize::from(recordings.mend(&id, &uri, &segment.file.bytes, compare)?);
     }
-    Ok(())
+    let map = snapshot.listed.last().and_then(|newest| newest.map.as_deref());
+    if let Some((recorded, file)) = stream.spool.map().zip(map)
+        && recorded.uri.rsplit('/').next() == Some(&*file.name)
+    {
+        mended += usize::from(recordings.mend(&id, &recorded.uri, &file.bytes, compared.is_some())?);
+    }
+    Ok(mended)
 }
 
 /// Whether a file that is there holds other bytes. One that is missing is missing from the listing, too.
@@ -256,9 +264,62 @@ fn damage(believed: &BTreeMap<String, u64>, look: &Look) -> Damage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use media::packager::{Output, Settings};
+    use media::{AacConfig, Container, Entry, Packager, Sample, TrackKind};
+    use storage::continuity::Record;
+    use storage::live::{LiveSettings, Session};
+    use storage::{Numbers, Snapshot, StreamName};
 
     fn files(names: &[(&str, u64)]) -> BTreeMap<String, u64> {
         names.iter().map(|(name, length)| ((*name).to_owned(), *length)).collect()
+    }
+
+    /// A stream with a window of audio.
+    fn stream() -> Arc<LiveStream> {
+        let packaging = Settings { container: Container::Cmaf, target_duration: 2 };
+        let config = AacConfig::parse(Bytes::from_static(&[0x11, 0x90])).expect("valid");
+        let sample = |n: i64| Sample {
+            kind: TrackKind::Audio,
+            dts: n * 1920,
+            composition: 0,
+            random_access: true,
+            data: Bytes::from(format!("<{n}>")),
+        };
+        let before = [Entry::Epoch { epoch: 1, wall_ms_at_zero: 0 }, Entry::Audio(Arc::new(config))];
+        let entries = before.into_iter().chain((0..400).map(|n| Entry::Sample(sample(n))));
+        let mut packager = Packager::new(packaging);
+        let outputs = entries.flat_map(|entry| packager.push(&entry));
+        let segments =
+            outputs.filter_map(|output| if let Output::Segment(segment) = output { Some(segment) } else { None });
+        let snapshot = Snapshot::starting_at(Numbers::default());
+        let snapshot = snapshot.next(segments.collect(), false, 6, None, Instant::now());
+        let settings = LiveSettings { packaging, record: true, ..LiveSettings::default() };
+        let name = StreamName::new("live", "show").expect("valid name");
+        LiveStream::new(name, settings, Session::beginning_at(0), snapshot, 1)
+    }
+
+    #[test]
+    fn a_recording_is_mended_from_the_window_and_not_from_the_gaps_of_one_that_was_adopted() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let recordings = Recordings::at(directory.path(), storage::Signs::default().into());
+        let stream = stream();
+        let snapshot = stream.window.snapshot();
+        let segment = snapshot.listed.first().expect("a segment");
+        let session = directory.path().join("recordings/live/show").join(&stream.session.id);
+        let path = session.join(RecordedSegment::of(segment, "").file.uri);
+        std::fs::create_dir_all(path.parent().expect("an hour")).expect("made");
+        let whole = segment.file.bytes.to_bytes();
+        std::fs::write(&path, &whole[..9]).expect("written");
+        assert_eq!(mend(&recordings, &stream, None).ok(), Some(1));
+        assert!(std::fs::read(&path).expect("recorded") == whole);
+        // A process that has lost the bytes has nothing to mend with.
+        let record = Record::of(&stream, &snapshot);
+        let adopted = record.adopt(&mut |_| None);
+        assert!(adopted.listed[0].listed.gap);
+        let adopted = LiveStream::new(stream.name.clone(), stream.settings, record.session(), adopted, 1);
+        assert_eq!(mend(&recordings, &adopted, Some(&segment.file.name)).ok(), Some(0));
+        assert!(std::fs::read(&path).expect("recorded") == whole);
     }
 
     #[test]

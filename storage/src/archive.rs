@@ -42,13 +42,17 @@ pub struct Room {
     pub free: u64,
     /// All there is.
     pub size: u64,
+    /// The device it is on.
+    pub device: u64,
 }
 
 impl Room {
     /// Of the file system that a directory is on.
     pub fn of(directory: &Path) -> io::Result<Self> {
         let room = rustix::fs::statvfs(directory)?;
+        let device = fs::metadata(directory)?.dev();
         Ok(Self {
+            device,
             free: room.f_bavail.saturating_mul(room.f_frsize),
             size: room.f_blocks.saturating_mul(room.f_frsize),
         })

@@ -42,6 +42,9 @@ pub struct Record {
     multivariant: String,
     /// The playlist has ended.
     pub ended: bool,
+    /// So has its recording, if it has one: whoever adopts the session has nothing to add, even if it is gone.
+    #[serde(default)]
+    pub recorded: bool,
     segments: Vec<SegmentRecord>,
 }
 
@@ -99,6 +102,7 @@ impl Record {
             independent: snapshot.independent,
             multivariant: String::from_utf8_lossy(&snapshot.multivariant.bytes).into_owned(),
             ended: snapshot.ended,
+            recorded: stream.spool.is_finished(),
             segments: segments.collect(),
         }
     }

@@ -83,21 +83,24 @@ impl Recordings {
         if linked { Ok(false) } else { self.write(&path, &file.bytes).map(|()| true) }
     }
 
-    /// Writes a segment again that was kept and has another length by now, or, if they are to be compared, other bytes:
-    /// it may be a second name of a file that somebody changed. Whether it had to be.
+    /// Writes a file again that was kept and has another length by now, or, if they are to be compared, other bytes:
+    /// it may be a second name of a file that somebody changed. Whether it had to be. Durable when it returns.
     pub fn mend(&self, id: &RecordingId, uri: &str, content: &Content, compare: bool) -> io::Result<bool> {
         let path = self.directory(id).join(uri);
-        let is_right = || {
-            let right = fs::metadata(&path)?.len() == content.len() as u64;
-            Ok(right && (!compare || fs::read(&path)? == content.to_bytes()))
-        };
-        match self.signs.wait("read", is_right) {
-            Ok(true) => Ok(false),
-            Ok(false) => self.write(&path, content).map(|()| true),
+        let length = || match fs::metadata(&path) {
+            Ok(there) => Ok(Some(there.len())),
             // It is not recorded yet, or somebody has removed it.
-            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
+        };
+        let Some(length) = self.signs.wait("stat", length)? else { return Ok(false) };
+        let is_right = length == content.len() as u64
+            && (!compare || self.signs.wait("read", || fs::read(&path))? == content.to_bytes());
+        if !is_right {
+            self.write(&path, content)?;
+            self.signs.wait("sync", || fs::File::open(&path)?.sync_data())?;
         }
+        Ok(!is_right)
     }
 
     /// Appends entries, each to its hour.
@@ -160,9 +163,13 @@ impl Recordings {
         self.page(None, usize::MAX)
     }
 
-    /// The next records after a recording's, in order, `limit` at most. Nothing else is read.
+    /// The next records after a recording's, in order, `limit` at most. No others are read, only names.
     pub fn page(&self, after: Option<&RecordingId>, limit: usize) -> io::Result<Vec<SessionRecord>> {
         let mut records = Vec::new();
+        // An archive that is away is not one without recordings.
+        if !fs::metadata(&self.root)?.is_dir() {
+            return Err(ErrorKind::NotADirectory.into());
+        }
         let root = self.root.join(DIRECTORY);
         for app in names(&root)? {
             if after.is_some_and(|after| *app < *after.stream.app()) {
@@ -399,6 +406,8 @@ mod tests {
         let gone: RecordingId = "a/show/15".parse().expect("an id");
         assert_eq!(recordings.page(Some(&gone), 1).expect("listed")[0].id, "a/show/2".parse().expect("an id"));
         assert_eq!(recordings.all().expect("listed").len(), ids.len());
+        let away = Recordings::at(&directory.path().join("away"), Signs::default().into());
+        assert!(away.all().is_err(), "an archive that is away is not one without recordings");
     }
 
     #[test]

@@ -45,6 +45,8 @@ impl Health {
 #[derive(Debug)]
 pub struct Signs {
     health: Mutex<Health>,
+    /// What failed last, and how.
+    last: Mutex<Option<(&'static str, String)>>,
     began: Instant,
     /// Milliseconds after `began`, plus one; zero means never.
     failed: AtomicU64,
@@ -53,7 +55,13 @@ pub struct Signs {
 
 impl Default for Signs {
     fn default() -> Self {
-        Self { health: Mutex::default(), began: Instant::now(), failed: AtomicU64::new(0), full: AtomicU64::new(0) }
+        Self {
+            health: Mutex::default(),
+            last: Mutex::default(),
+            began: Instant::now(),
+            failed: AtomicU64::new(0),
+            full: AtomicU64::new(0),
+        }
     }
 }
 
@@ -66,19 +74,26 @@ impl Signs {
         events::operation(kind, now.saturating_duration_since(begun));
         result.inspect_err(|error| {
             events::operation_failed(kind, error);
-            self.note(error, now);
+            self.note(kind, error, now);
         })
     }
 
-    fn note(&self, error: &io::Error, now: Instant) {
+    fn note(&self, kind: &'static str, error: &io::Error, now: Instant) {
         // Something that is not there is damage, which the watcher mends, and not a storage that fails.
         if error.kind() == ErrorKind::NotFound {
             return;
         }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, error.to_string()));
         let is_full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
         let since = now.saturating_duration_since(self.began).as_millis();
         let sign = if is_full { &self.full } else { &self.failed };
         sign.store(u64::try_from(since).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+    }
+
+    /// The operation that failed last, and its error.
+    pub fn last_error(&self) -> Option<String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|(kind, error)| format!("{kind}: {error}"))
     }
 
     /// What the storage probe said last.

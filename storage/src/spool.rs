@@ -141,6 +141,11 @@ impl Spool {
         self.lock().waiting.is_empty()
     }
 
+    /// The initialization section in use, as it is recorded.
+    pub fn map(&self) -> Option<RecordedFile> {
+        self.lock().map.clone()
+    }
+
     /// Bytes that wait and are in no window any more.
     pub fn bytes(&self) -> usize {
         self.lock().bytes

@@ -129,7 +129,7 @@ impl Children {
         child.running.as_ref().map(|(cell, _)| cell)
     }
 
-    /// Hits a running child on purpose.
+    /// Hits a child on purpose.
     pub fn strike(&mut self, name: &str, blow: Blow) {
         let Some(child) = self.children.iter_mut().find(|child| child.spec.name == name) else { return };
         if let Blow::Stillborn(times) = blow {

@@ -64,6 +64,11 @@ pub fn streams(count: usize) {
     gauge!("steadycast_streams").set(count as f64);
 }
 
+/// A session that had ended was found at start: who watches it may see its end.
+pub fn adopted_ended(stream: &str, session: &str) {
+    info!(stream, session, "an ended session is shown a little longer");
+}
+
 /// A live session was found at start and goes on.
 pub fn adopted(stream: &str, session: &str, segments: usize, gaps: usize) {
     counter!("steadycast_sessions_adopted_total").increment(1);

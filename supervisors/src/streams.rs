@@ -105,7 +105,7 @@ impl Actor for Streams {
         let Some((cell, ending, _)) = ending_of(event) else { return Ok(()) };
         match state.recorders.remove(&cell.get_id()) {
             Some(finishing) if ending != Ending::Stopped => state.finish_again(&myself, finishing).await,
-            Some(_) => {}
+            Some(finishing) => state.note_recorded(&finishing.stream),
             None => state.tree_ended(&myself, cell.get_id(), ending).await,
         }
         Ok(())
@@ -233,6 +233,7 @@ impl State {
                 let stream = tree.stream.clone();
                 self.trees.remove(name);
                 events::streams(self.trees.len());
+                self.note_recorded(&stream);
                 self.finish_recording(myself, &stream, 0).await;
                 let shown = stream.window.snapshot().has_playlist();
                 myself.send_after(if shown { RETIRE_AFTER } else { Duration::ZERO }, || Msg::Retire(stream));
@@ -247,6 +248,17 @@ impl State {
             tree.stop(Some("a new session begins".to_owned()));
         }
         self.finish_recording(myself, &stream, 0).await;
+    }
+
+    /// Notes that a recording is complete, while the session is remembered: the next process would record it again.
+    fn note_recorded(&self, stream: &Arc<LiveStream>) {
+        let Environment { registry, records, .. } = &self.environment;
+        let is_remembered =
+            registry.get(&stream.name.to_string()).is_some_and(|remembered| Arc::ptr_eq(&remembered, stream));
+        if stream.spool.is_finished() && is_remembered {
+            // Without it the recording is made again, of what the window still holds.
+            let _ = records.write(&Record::of(stream, &stream.window.snapshot()));
+        }
     }
 
     /// Another recorder goes on where one has failed.

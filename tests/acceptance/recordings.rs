@@ -9,6 +9,7 @@ use chaos::faultfs::{Effect, Mount, Rule};
 use rustix::io::Errno;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -165,6 +166,25 @@ fn a_session_that_begins_at_once_leaves_the_recording_of_the_one_before_whole() 
 }
 
 #[test]
+fn what_was_removed_stays_removed_when_the_process_restarts() {
+    let clip = Clip { seconds: 5, ..CLIP };
+    let options = ["--record", "--grace", "0"];
+    let server = Server::start(&options);
+    assert!(Publisher::file(&clip.flv(), &server.publish_url("show")).finish(Duration::from_secs(60)));
+    let id = finished(&server)["id"].as_str().expect("an id").to_owned();
+    // Until its stream's tree is closed it is not noted that it is complete.
+    wait_for("its tree is closed", FINISHED, || (server.metric("steadycast_streams", "") == 0.0).then_some(()));
+    ureq::delete(&format!("http://{}/api/v1/recordings/{id}", server.health)).call().expect("removed");
+    let server = server.kill_and_restart(&options);
+    assert!(!server.logged("an ended session is shown a little longer").is_empty());
+    // Another one begins, ends and is recorded meanwhile.
+    assert!(Publisher::file(&clip.flv(), &server.publish_url("other")).finish(Duration::from_secs(60)));
+    let other = finished(&server);
+    assert!(other["id"].as_str().is_some_and(|id| id.starts_with("live/other/")), "{other}");
+    assert_eq!(recordings(&server).len(), 1);
+}
+
+#[test]
 fn what_is_truncated_in_the_live_directory_is_whole_in_the_recording_too() {
     let clip = Clip { seconds: 20, ..CLIP };
     let archive = tempfile::tempdir().expect("temporary directory");
@@ -183,9 +203,10 @@ fn what_is_truncated_in_the_live_directory_is_whole_in_the_recording_too() {
     let kept = wait_for("a segment is recorded", FINISHED, recorded);
     let live = server.archived("show").join(kept.file_name().expect("a name"));
     let length = std::fs::metadata(&kept).expect("recorded").len();
+    let inode = |path: &PathBuf| std::fs::metadata(path).expect("it is there").ino();
+    assert_eq!(inode(&kept), inode(&live), "both are names of one file");
     let file = std::fs::File::options().write(true).open(&live).expect("it is in the window");
     file.set_len(10).expect("truncated");
-    assert_eq!(std::fs::metadata(&kept).expect("recorded").len(), 10, "both are names of one file");
     wait_for("both are whole again", FINISHED, || {
         let whole = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|there| there.len() == length);
         (whole(&live) && whole(&kept)).then_some(())

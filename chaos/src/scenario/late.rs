@@ -1,5 +1,5 @@
 //! Late streams: sessions that begin when storage begins to fail. Directories are to be made and records to be
-//! written then; their viewers and encoders must not notice.
+//! written then; their encoders must not notice, and in the end their recordings are whole.
 
 use crate::load::{self, Load};
 use crate::server::Server;
@@ -10,8 +10,8 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// From its `publish` to the fault: before its first segment ends.
-pub const LEAD: Duration = Duration::from_millis(1500);
+/// From its `publish` to the fault: its first segment ends after two seconds, and its directories are made then.
+pub const LEAD: Duration = Duration::from_millis(1200);
 
 /// What became of one.
 #[derive(Debug, Clone, Serialize)]
@@ -20,9 +20,9 @@ pub struct Late {
     pub disconnected: bool,
     /// Its recording has ended.
     pub ended: bool,
-    /// Segments in it, and gaps.
+    /// Segments in it.
     pub segments: u64,
-    /// Gaps.
+    /// Segments that are missing in it.
     pub gaps: u64,
 }
 
@@ -44,15 +44,16 @@ pub fn publish(
 }
 
 impl Late {
-    /// What its generator and the list of recordings say.
-    pub fn of(number: usize, report: &load::Report, recordings: &BTreeMap<String, Value>) -> Option<Self> {
-        let recording = recordings.get(&stream(number))?;
-        Some(Self {
-            disconnected: report.disconnected > 0,
-            ended: recording["state"] == "ended",
-            segments: recording["segments"].as_u64()?,
-            gaps: recording["gaps"].as_u64()?,
-        })
+    /// What its generator and the list of recordings say. One that is not listed has nothing in it.
+    pub fn of(number: usize, report: &anyhow::Result<load::Report>, recordings: &BTreeMap<String, Value>) -> Self {
+        let recording = recordings.get(&stream(number));
+        let count = |field: &str| recording.and_then(|recording| recording[field].as_u64()).unwrap_or(0);
+        Self {
+            disconnected: report.as_ref().map_or(true, |report| report.disconnected > 0),
+            ended: recording.is_some_and(|recording| recording["state"] == "ended"),
+            segments: count("segments"),
+            gaps: count("gaps"),
+        }
     }
 
     /// Promises that were broken. Where nothing was to be lost there is no reason for a gap.
@@ -77,6 +78,9 @@ mod tests {
         assert!(kept.broken(true).is_empty());
         let gaps = Late { gaps: 1, ..kept.clone() };
         assert!(gaps.broken(false).is_empty() && gaps.broken(true).len() == 1);
+        // Refused, and not in the list.
+        let refused = Late::of(0, &Err(anyhow::anyhow!("refused")), &BTreeMap::new());
+        assert_eq!(refused.broken(true).len(), 3, "{refused:?}");
         for broken in [
             Late { disconnected: true, ..kept.clone() },
             Late { ended: false, ..kept.clone() },

@@ -145,14 +145,12 @@ impl Stage {
         std::thread::sleep(BEFORE);
         let before = sessions(&self.server)?;
         let time = late::LEAD + longest + heal + AFTER;
-        let late = (0..cells.len()).map(|n| late::publish(&self.server, n, &self.clip, time)).collect::<Vec<_>>();
-        // So that the fault meets them where their archive and their recording begin.
-        std::thread::sleep(late::LEAD);
+        let late = self.begin_late(cells.len(), time)?;
         let mut observed = self.endure(cells, longest + heal)?;
         let after = sessions(&self.server)?;
         let testimonies = witnesses.into_iter().map(Witness::finish).collect::<anyhow::Result<Vec<_>>>()?;
         let answers = asking.stop();
-        let late = late.into_iter().map(finished).collect::<anyhow::Result<Vec<_>>>()?;
+        let late: Vec<_> = late.into_iter().map(finished).collect();
         let reports = publishers.into_iter().chain([crowd]).map(finished).collect::<anyhow::Result<Vec<_>>>()?;
         let healthy = format!("none (one of {} other streams)", beside.streams.max(1));
         observed.push(Observed { healed_after: Some(0.0), ..Observed::undisturbed(healthy, TARGET) });
@@ -167,10 +165,26 @@ impl Stage {
             observed.recorded = self.recorded(number, stream, &testimony, &recordings, cells.get(number))?;
             observed.saw(testimony);
             observed.played = played.take();
-            observed.late = late.get(number).and_then(|report| Late::of(number, report, &recordings));
+            observed.late = late.get(number).map(|report| Late::of(number, report, &recordings));
             rows.push(Row { broken: observed.broken(), observed });
         }
         Ok(Outcome { rows, answers: vec![answers], told: self.blocked().into_iter().collect() })
+    }
+
+    /// Sessions that begin so that the faults meet their first segments.
+    fn begin_late(
+        &self,
+        count: usize,
+        time: Duration,
+    ) -> anyhow::Result<Vec<JoinHandle<anyhow::Result<load::Report>>>> {
+        let late = (0..count).map(|number| late::publish(&self.server, number, &self.clip, time)).collect();
+        wait_for("late streams", LISTED, || {
+            let there = sessions(&self.server).unwrap_or_default();
+            (0..count).all(|number| there.contains_key(&late::stream(number)))
+        })?;
+        // Not waited for anything: the moment at which the fault is to meet them. If it does not, the judge says so.
+        std::thread::sleep(late::LEAD);
+        Ok(late)
     }
 
     /// Whether a handler has waited for storage: an actor would have been found stuck.
@@ -238,12 +252,13 @@ impl Stage {
             });
             Ok(by_stream.collect())
         };
-        wait_for("recordings end", RECORDED, || {
+        // What has not ended by then is the judge's business.
+        let _ = wait_for("recordings end", RECORDED, || {
             all = list().unwrap_or_default();
             let ended = |stream: &String| all.get(stream).is_some_and(|recording| recording["state"] == "ended");
             let late: Vec<_> = (0..self.places.len()).map(late::stream).collect();
             self.places.iter().map(|place| &place.stream).chain(&late).all(ended)
-        })?;
+        });
         Ok(all)
     }
 
@@ -256,7 +271,10 @@ impl Stage {
         recordings: &BTreeMap<String, Value>,
         cell: Option<&Cell>,
     ) -> anyhow::Result<Option<Recorded>> {
-        let (Some(place), Some(recording)) = (self.places.get(number), recordings.get(stream)) else { return Ok(None) };
+        let Some(place) = self.places.get(number) else { return Ok(None) };
+        let ended = recordings.get(stream).filter(|recording| recording["state"] == "ended");
+        // Nothing is recorded of what has no end.
+        let Some(recording) = ended else { return Ok(Some(Recorded::default())) };
         let id = recording["id"].as_str().context("an id")?;
         let directory = place.source.join("recordings").join(id);
         let text = std::fs::read(directory.join("0.m3u8")).context("the VOD playlist")?;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use supervisors::children::{Children, Learned, Respawn};
+use supervisors::streams;
+use supervisors::tree::{self, Strike};
 use supervisors::{ChildSpec, Intensity, Restart};
 
 /// Something that ends an actor.
@@ -36,6 +38,30 @@ async fn a_restarted_segmenter_continues_the_numbering_without_losing_or_repeati
     packaged(&stream).await;
     assert_eq!(published(&stream), show.undisturbed());
     assert_eq!(stream.window.snapshot().next_sequence, first + show.undisturbed().len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segmenter_that_does_not_start_at_once_loses_nothing_once_it_does() {
+    let tree = Tree::start().await;
+    let mut show = tree.publish("show").await;
+    let stream = tree.stream("show");
+    show.send(80);
+    let segmenter = tree.child::<segmenter::Msg>().await;
+    let (name, child) = (stream.name.clone(), "segmenter".to_owned());
+    let strike = Strike { stream: Some(name), child, blow: tree::Blow::Stillborn(3) };
+    tree.streams.send_message(streams::Msg::Strike(strike)).expect("alive");
+    show.send(usize::MAX >> 1);
+    tree.successor::<segmenter::Msg>(&segmenter).await;
+    let generation = || {
+        let all = tree.environment.view.all();
+        let supervisor = all.iter().find(|supervisor| supervisor.name == "live/show").expect("it runs");
+        supervisor.children["segmenter"].generation
+    };
+    assert_eq!(generation(), 5, "one was killed, and three did not start");
+    show.session.stop(None);
+    wait_for("the loss is noticed", || (!holds(&tree)).then_some(())).await;
+    packaged(&stream).await;
+    assert_eq!(published(&stream), show.undisturbed());
 }
 
 fn holds(tree: &Tree) -> bool {

@@ -182,7 +182,7 @@ impl Server {
         self.data.join("live/live").join(name)
     }
 
-    /// Where its continuity records lie: on tmpfs, where the machine has one.
+    /// Where its continuity records lie.
     pub fn runtime_directory(&self) -> PathBuf {
         self.directory.path().join("run")
     }

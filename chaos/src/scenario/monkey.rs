@@ -28,6 +28,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(2);
 /// From the last fault until everything is well again.
 const WELL: Duration = Duration::from_secs(60);
+/// For how long a handler is blocked.
+const BLOCK: Duration = Duration::from_secs(7);
 /// How many streams are followed.
 const VIEWERS: usize = 4;
 /// An encoder whose place is not held by a live one is accepted within this; a restart of the worker included.
@@ -147,6 +149,7 @@ pub fn run(setting: &Setting, plan: Plan) -> anyhow::Result<Outcome> {
     });
     came.broken.extend(well.err().map(|error| error.to_string()));
     came.broken.extend(herd.stop().into_iter().take(5));
+    came.count_workers(&server)?;
     for viewer in viewers {
         let seen = viewer.stop();
         came.broken.extend(seen.broken);
@@ -169,6 +172,8 @@ struct Came {
     segments: usize,
     gaps: usize,
     discontinuities: u64,
+    /// When a thread was last blocked.
+    blocked: Option<Instant>,
     broken: Vec<String>,
 }
 
@@ -197,8 +202,14 @@ impl Came {
         let stream = chance.below(plan.streams);
         let kind = match chance.below(if plan.kills { 20 } else { 19 }) {
             0..=6 => {
-                let (child, blow) = (CHILDREN[chance.below(5)], BLOWS[chance.below(4)]);
-                strike(server, &format!("stream=live/show-{stream}&child={child}&blow={blow}&milliseconds=7000"));
+                let (child, mut blow) = (CHILDREN[chance.below(5)], BLOWS[chance.below(4)]);
+                if blow == "block" && !plan.kills && self.blocked.is_some_and(|at| at.elapsed() < BLOCK) {
+                    // Where memory is judged, the runtime is not to be left without a thread.
+                    blow = "panic";
+                }
+                self.blocked = if blow == "block" { Some(Instant::now()) } else { self.blocked };
+                let time = BLOCK.as_millis();
+                strike(server, &format!("stream=live/show-{stream}&child={child}&blow={blow}&milliseconds={time}"));
                 "an actor of a stream"
             }
             7..=8 => {
@@ -231,6 +242,20 @@ impl Came {
             }
         };
         *self.faults.entry(kind).or_default() += 1;
+        Ok(())
+    }
+
+    /// Whether the worker was started again for no other reason than a kill, or because it had no thread left: then it
+    /// has said so.
+    fn count_workers(&mut self, server: &Server) -> anyhow::Result<()> {
+        let restarts = server.metric("steadycast_worker_restarts_total", "")? as usize;
+        let killed = self.faults.get("the worker killed").copied().unwrap_or(0);
+        let wedged = server.logged("no progress, ending the process");
+        if restarts > killed + wedged {
+            let sentence =
+                format!("the worker was started again {restarts} times: {killed} kills, {wedged} last words");
+            self.broken.push(sentence);
+        }
         Ok(())
     }
 

@@ -247,8 +247,8 @@ mod tests {
             ),
             (Observed { played: Some(Played::default()), ..kept() }, "hls.js"),
             (
-                Observed { late: Some(Late { disconnected: false, ended: true, segments: 9, gaps: 2 }), ..kept() },
-                "2 gaps",
+                Observed { late: Some(Late { disconnected: true, ended: true, segments: 9, gaps: 0 }), ..kept() },
+                "began meanwhile was disconnected",
             ),
         ] {
             let found = broken.broken();

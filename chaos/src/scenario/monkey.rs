@@ -28,6 +28,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(2);
 /// From the last fault until everything is well again.
 const WELL: Duration = Duration::from_secs(60);
+/// What is done to actors.
+const BLOWS: [&str; 4] = ["panic", "error", "kill", "block"];
 /// For how long a handler is blocked.
 const BLOCK: Duration = Duration::from_secs(7);
 /// How many streams are followed.
@@ -189,7 +191,6 @@ impl Came {
     ) -> anyhow::Result<()> {
         const CHILDREN: [&str; 5] = ["segmenter", "archiver", "watcher", "publisher_lock", "session"];
         const SHARED: [&str; 3] = ["rtmp_listener", "storage_probe", "retention"];
-        const BLOWS: [&str; 4] = ["panic", "error", "kill", "block"];
         const OPERATIONS: [Operation; 6] = [
             Operation::Write,
             Operation::Create,
@@ -202,12 +203,7 @@ impl Came {
         let stream = chance.below(plan.streams);
         let kind = match chance.below(if plan.kills { 20 } else { 19 }) {
             0..=6 => {
-                let (child, mut blow) = (CHILDREN[chance.below(5)], BLOWS[chance.below(4)]);
-                if blow == "block" && !plan.kills && self.blocked.is_some_and(|at| at.elapsed() < BLOCK) {
-                    // Where memory is judged, the runtime is not to be left without a thread.
-                    blow = "panic";
-                }
-                self.blocked = if blow == "block" { Some(Instant::now()) } else { self.blocked };
+                let (child, blow) = (CHILDREN[chance.below(5)], self.blow(chance, plan));
                 let time = BLOCK.as_millis();
                 strike(server, &format!("stream=live/show-{stream}&child={child}&blow={blow}&milliseconds={time}"));
                 "an actor of a stream"
@@ -243,6 +239,20 @@ impl Came {
         };
         *self.faults.entry(kind).or_default() += 1;
         Ok(())
+    }
+
+    /// What is done to an actor of a stream.
+    fn blow(&mut self, chance: &mut Chance, plan: Plan) -> &'static str {
+        let blow = BLOWS[chance.below(BLOWS.len())];
+        if blow != "block" {
+            return blow;
+        }
+        // Where memory is judged, the runtime is not to be left without a thread.
+        if !plan.kills && self.blocked.is_some_and(|at| at.elapsed() < BLOCK) {
+            return "panic";
+        }
+        self.blocked = Some(Instant::now());
+        blow
     }
 
     /// Whether the worker was started again for no other reason than a kill, or because it had no thread left: then it

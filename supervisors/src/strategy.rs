@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 /// First wait before a restart; it doubles with each failure in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
-/// Longest wait: a child always gets another try.
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Longest wait where what failed may need time to get well, such as storage: a child always gets another try.
+pub const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// A child that lived this long has forgotten its failures.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
@@ -57,13 +57,15 @@ pub enum Restart {
     Temporary,
 }
 
-/// How many restarts within a period are too many.
+/// How many restarts within a period are too many, and how long each of them may be put off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Intensity {
     /// Restarts allowed.
     pub restarts: usize,
     /// Within this time.
     pub period: Duration,
+    /// Longest wait before one of them; I/O errors, which do not count, wait up to [`MAX_BACKOFF`].
+    pub longest_wait: Duration,
 }
 
 /// What is to be done about an ended child.
@@ -118,7 +120,7 @@ impl History {
             self.in_a_row = 0;
         }
         if ending == Ending::FailedIo {
-            return self.restart(dice);
+            return self.restart(dice, MAX_BACKOFF);
         }
         self.restarts.push_back(now);
         while self.restarts.front().is_some_and(|first| now.saturating_duration_since(*first) > self.intensity.period) {
@@ -128,26 +130,27 @@ impl History {
             self.restarts.clear();
             return Decision::GiveUp;
         }
-        self.restart(dice)
+        self.restart(dice, self.intensity.longest_wait)
     }
 
-    fn restart(&mut self, dice: f64) -> Decision {
-        let wait = backoff(self.in_a_row, dice);
+    fn restart(&mut self, dice: f64, longest: Duration) -> Decision {
+        let wait = backoff(self.in_a_row, longest, dice);
         self.in_a_row = self.in_a_row.saturating_add(1);
         Decision::RestartAfter(wait)
     }
 }
 
 /// The wait before restart number `n` in a row, with full jitter.
-pub fn backoff(n: u32, dice: f64) -> Duration {
-    FIRST_BACKOFF.saturating_mul(1 << n.min(16)).min(MAX_BACKOFF).mul_f64(dice.clamp(0.0, 1.0))
+fn backoff(n: u32, longest: Duration, dice: f64) -> Duration {
+    FIRST_BACKOFF.saturating_mul(1 << n.min(16)).min(longest).mul_f64(dice.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const INTENSITY: Intensity = Intensity { restarts: 3, period: Duration::from_secs(60) };
+    const LONGEST: Duration = Duration::from_millis(100);
+    const INTENSITY: Intensity = Intensity { restarts: 3, period: Duration::from_secs(60), longest_wait: LONGEST };
 
     fn history(restart: Restart) -> (History, Instant) {
         let now = Instant::now();
@@ -191,13 +194,22 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_a_cap_and_healthy_time_forgets_them() {
-        let waits: Vec<_> = (0..20).map(|n| backoff(n, 1.0)).collect();
+        let waits: Vec<_> = (0..20).map(|n| backoff(n, MAX_BACKOFF, 1.0)).collect();
         assert_eq!((waits[0], waits[1], waits[19]), (FIRST_BACKOFF, 2 * FIRST_BACKOFF, MAX_BACKOFF));
-        assert_eq!(backoff(5, 0.0), Duration::ZERO);
+        assert_eq!(backoff(5, MAX_BACKOFF, 0.0), Duration::ZERO);
         let (mut history, start) = history(Restart::Permanent);
         history.ended(Ending::Failed, start, 1.0);
         history.started(start);
         let later = start + HEALTHY_AFTER;
         assert_eq!(history.ended(Ending::Failed, later, 1.0), Decision::RestartAfter(FIRST_BACKOFF));
+    }
+    #[test]
+    fn our_own_failures_wait_no_longer_than_allowed_and_storage_gets_its_time() {
+        let (mut history, start) = history(Restart::Permanent);
+        for _ in 0..20 {
+            history.ended(Ending::FailedIo, start, 1.0);
+        }
+        assert_eq!(history.ended(Ending::FailedIo, start, 1.0), Decision::RestartAfter(MAX_BACKOFF));
+        assert_eq!(history.ended(Ending::Killed, start, 1.0), Decision::RestartAfter(LONGEST));
     }
 }

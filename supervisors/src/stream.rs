@@ -21,7 +21,10 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 /// Ten restarts of one child in a minute: more is a fault that restarting the child does not mend.
-const INTENSITY: Intensity = Intensity { restarts: 10, period: Duration::from_secs(60) };
+const INTENSITY: Intensity = Intensity { restarts: 10, period: Duration::from_secs(60), longest_wait: LONGEST_WAIT };
+/// Longest wait before one of them. No new segment is listed while the segmenter is away, and a stream may go for half
+/// a target duration without one, so ten waits, and the starts that fail between, must fit into a second or two.
+const LONGEST_WAIT: Duration = Duration::from_millis(150);
 /// When a request comes while the lock restarts, it is tried again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 

@@ -2,7 +2,7 @@
 
 use crate::children::{ending_of, fell};
 use crate::events;
-use crate::strategy::{Decision, Ending, History, Intensity, Restart};
+use crate::strategy::{Decision, Ending, History, Intensity, MAX_BACKOFF, Restart};
 use crate::stream::{self, StreamSupervisor};
 use crate::tree::{BEAT, Environment, Strike};
 use actors::recorder::{self, Recorder};
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 
 /// A stream's tree is rebuilt as often as it takes, with a capped backoff.
-const INTENSITY: Intensity = Intensity { restarts: 1000, period: Duration::from_secs(60) };
+const INTENSITY: Intensity = Intensity { restarts: 1000, period: Duration::from_secs(60), longest_wait: MAX_BACKOFF };
 /// Pause before a tree that was rebuilt too often is rebuilt again.
 const GIVEN_UP_PAUSE: Duration = Duration::from_secs(5);
 /// How long the last playlist and segments of a session stay fetchable after its end.

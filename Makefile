@@ -41,7 +41,7 @@ bench: tools
 	$(CARGO) build --release --quiet -p steadycast -p chaos
 	target/release/chaos bench
 
-# Every fault of storage, encoders, actors and processes, judged: about 65 minutes; writes docs/chaos-report.md. Needs
+# Every fault of storage, encoders, actors and processes, judged: about 70 minutes; writes docs/chaos-report.md. Needs
 # root. SEED=N for other moments.
 chaos: tools
 	$(CARGO) build --release --quiet -p steadycast -p chaos

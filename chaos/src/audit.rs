@@ -6,6 +6,7 @@
 pub mod content;
 mod continuity;
 pub mod finding;
+pub mod pictures;
 mod playlist;
 
 use anyhow::Context;

@@ -32,6 +32,9 @@ use storage::Beside;
 /// Longest clip a scenario publishes, seconds: no picture comes twice in it.
 const CLIP_SECONDS: u64 = 150;
 
+/// Container of the scenarios that do not tell of another.
+const CMAF: &str = "cmaf";
+
 /// How a scenario is run.
 #[derive(Debug, Clone)]
 pub struct Setting {
@@ -53,18 +56,32 @@ pub struct Scenario {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 21] = [
+pub const SCENARIOS: [Scenario; 22] = [
     Scenario {
         name: "storage",
         what: "each operation fails with each error, once, for 5 s and for 60 s; hangs, delays, short writes, directories \
                deleted, mounts replaced: the whole matrix, 16 faults at a time on mounts of their own, beside 100 streams; a stock \
                hls.js in Chromium plays one of the streams of each group",
-        run: |setting| storage::run(setting, &matrix::whole(setting.seed), Beside { streams: 100, browser: true }),
+        run: |setting| {
+            storage::run(setting, &matrix::whole(setting.seed), Beside { container: CMAF, streams: 100, browser: true })
+        },
+    },
+    Scenario {
+        name: "storage-ts",
+        what: "each operation fails with EIO for 5 s, and hangs, delays, short writes, directories deleted and mounts replaced, \
+               where segments are of MPEG-TS",
+        run: |setting| {
+            storage::run(
+                setting,
+                &matrix::part(setting.seed),
+                Beside { container: "mpegts", streams: 20, browser: true },
+            )
+        },
     },
     Scenario {
         name: "storage-short",
         what: "a dozen faults of that matrix, for 5 s, side by side",
-        run: |setting| storage::run(setting, &matrix::short(), Beside { streams: 0, browser: false }),
+        run: |setting| storage::run(setting, &matrix::short(), Beside { container: CMAF, streams: 0, browser: false }),
     },
     Scenario {
         name: "kills",
@@ -132,7 +149,7 @@ pub const SCENARIOS: [Scenario; 21] = [
 ];
 
 /// Those whose outcome is `docs/chaos-report.md`.
-pub const MATRIX: [&str; 15] = [
+pub const MATRIX: [&str; 16] = [
     "encoders",
     "fight",
     "flap",
@@ -147,6 +164,7 @@ pub const MATRIX: [&str; 15] = [
     "kills",
     "caught",
     "storage",
+    "storage-ts",
     "hang",
 ];
 

@@ -63,8 +63,10 @@ pub fn read(segment: &[u8], init: Option<&[u8]>) -> anyhow::Result<Content> {
     }
 }
 
-struct Known {
-    video: bool,
+/// What the initialization section says of a track.
+pub(super) struct Known {
+    /// Video, as opposed to audio.
+    pub(super) video: bool,
     timescale: f64,
     duration: u32,
     flags: u32,
@@ -85,7 +87,8 @@ fn read_cmaf(segment: &[u8], init: &[u8]) -> anyhow::Result<Content> {
     Ok(content)
 }
 
-fn boxes(bytes: &[u8]) -> anyhow::Result<Vec<Any>> {
+/// All boxes of a file.
+pub(super) fn boxes(bytes: &[u8]) -> anyhow::Result<Vec<Any>> {
     let (mut rest, mut found) = (bytes, Vec::new());
     while !rest.is_empty() {
         let Some(next) = Any::decode_maybe(&mut rest)? else { bail!("a box is cut short") };
@@ -94,7 +97,8 @@ fn boxes(bytes: &[u8]) -> anyhow::Result<Vec<Any>> {
     Ok(found)
 }
 
-fn tracks_of(moov: &Moov) -> BTreeMap<u32, Known> {
+/// Tracks by their id.
+pub(super) fn tracks_of(moov: &Moov) -> BTreeMap<u32, Known> {
     let defaults = |id| moov.mvex.iter().flat_map(|mvex| &mvex.trex).find(move |trex| trex.track_id == id);
     let tracks = moov.trak.iter().map(|trak| {
         let id = trak.tkhd.track_id;
@@ -107,29 +111,6 @@ fn tracks_of(moov: &Moov) -> BTreeMap<u32, Known> {
         (id, known)
     });
     tracks.collect()
-}
-
-/// The access units of the video track of a CMAF segment, in decode order.
-pub fn pictures<'a>(segment: &'a [u8], init: &[u8]) -> anyhow::Result<Vec<&'a [u8]>> {
-    let moov = boxes(init)?.into_iter().find_map(|found| if let Any::Moov(moov) = found { Some(moov) } else { None });
-    let known = tracks_of(&moov.context("the initialization section has no moov")?);
-    let (mut rest, mut pictures) = (segment, Vec::new());
-    while !rest.is_empty() {
-        let moof_at = segment.len() - rest.len();
-        let Some(found) = Any::decode_maybe(&mut rest)? else { bail!("a box is cut short") };
-        let Any::Moof(moof) = found else { continue };
-        let video = moof.traf.iter().filter(|traf| known.get(&traf.tfhd.track_id).is_some_and(|track| track.video));
-        for run in video.flat_map(|traf| &traf.trun) {
-            let offset = usize::try_from(run.data_offset.context("a run without its offset")?)?;
-            let mut at = moof_at + offset;
-            for entry in run.samples.iter() {
-                let end = at + entry.size.context("a sample without size")? as usize;
-                pictures.push(segment.get(at..end).context("a sample beyond the end")?);
-                at = end;
-            }
-        }
-    }
-    Ok(pictures)
 }
 
 /// sample_is_non_sync_sample (ISO/IEC 14496-12, 8.8.3.1).

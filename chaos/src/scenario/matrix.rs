@@ -112,6 +112,14 @@ pub fn whole(seed: u64) -> Vec<Vec<Cell>> {
     parts.to_vec()
 }
 
+/// Every operation with one error, and what is not an error, each for 5 s.
+pub fn part(seed: u64) -> Vec<Vec<Cell>> {
+    let errors = OPERATIONS.into_iter().map(|operation| Cell::error(operation, ERRNOS[0], 5));
+    let mut cells: Vec<_> = errors.chain(others(5)).collect();
+    Chance::of(seed).shuffle(&mut cells);
+    vec![cells]
+}
+
 /// A dozen of them that is over soon.
 pub fn short() -> Vec<Vec<Cell>> {
     let [io, nospc, rofs, stale, access, mfile] = ERRNOS;

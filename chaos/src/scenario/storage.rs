@@ -40,6 +40,8 @@ const TARGET: Duration = Duration::from_secs(2);
 /// What there is beside the streams whose storage fails.
 #[derive(Debug, Clone, Copy)]
 pub struct Beside {
+    /// Container of all segments, as `--container` has it.
+    pub container: &'static str,
     /// Streams.
     pub streams: usize,
     /// hls.js in Chromium plays the first stream whose storage fails.
@@ -54,7 +56,7 @@ pub fn run(setting: &Setting, groups: &[Vec<Cell>], beside: Beside) -> anyhow::R
     for group in groups {
         for cells in group.chunks(SIDE_BY_SIDE) {
             let others = beside.streams.saturating_sub(2 * cells.len());
-            let stage = Stage::set(setting, cells, &clip)?;
+            let stage = Stage::set(setting, cells, &clip, beside.container)?;
             let played = stage.play(cells, &known, Beside { streams: others, ..beside })?;
             eprintln!(
                 "{} of {} kept",
@@ -93,9 +95,10 @@ impl Drop for Stage {
 }
 
 impl Stage {
-    fn set(setting: &Setting, cells: &[Cell], clip: &Path) -> anyhow::Result<Self> {
+    fn set(setting: &Setting, cells: &[Cell], clip: &Path, container: &str) -> anyhow::Result<Self> {
         let directory = setting.directory.join(format!("storage-{}", std::process::id()));
-        let mut options: Vec<String> = ["--record", "--grace", GRACE, "--data"].map(str::to_owned).to_vec();
+        let mut options: Vec<String> =
+            ["--record", "--grace", GRACE, "--container", container, "--data"].map(str::to_owned).to_vec();
         options.push(directory.join("data").display().to_string());
         let runtime = format!("/dev/shm/chaos-{}", std::process::id());
         options.extend(["--runtime-dir".to_owned(), runtime.clone()]);

@@ -1,7 +1,8 @@
 //! Witness: what a viewer of one stream got, small enough to be kept, and whether every picture came once and in order.
 
 use crate::audit::finding::Report;
-use crate::audit::{self, Audit, Seen, content};
+use crate::audit::pictures::pictures;
+use crate::audit::{self, Audit, Seen};
 use crate::clip;
 use anyhow::Context;
 use serde::Serialize;
@@ -96,10 +97,9 @@ impl Witness {
                 std::thread::spawn(move || audit::run(&Audit { url, duration, expect_end: false, seen: Some(seen) }));
             let (mut segments, mut order) = (BTreeMap::new(), Order::default());
             for segment in fetched {
-                let map = segment.map.as_deref().context("scenarios are of CMAF, which has initialization sections")?;
                 // What cannot be read is among the auditor's findings.
-                for picture in content::pictures(&segment.body, map).unwrap_or_default() {
-                    order.take(picture, &known);
+                for picture in pictures(&segment.body, segment.map.as_deref()).unwrap_or_default() {
+                    order.take(&picture, &known);
                 }
                 segments.insert(segment.uri, sha(&segment.body));
             }

@@ -1,12 +1,18 @@
 //! One process per archive and runtime directory.
 
-use std::fs::{File, TryLockError, create_dir_all};
+use std::fs::{File, TryLockError, create_dir_all, metadata};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use thiserror::Error;
+use tracing::{error, info};
 
 /// Name of the lock file in a directory.
 const LOCK: &str = ".lock";
+/// How often it is looked whether the lock is still the directory's: one that is deleted and made again, or another
+/// that is mounted in its place, has none.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a directory cannot be had.
 #[derive(Debug, Error)]
@@ -31,9 +37,83 @@ pub fn lock(directory: &Path, option: &'static str) -> Result<File, LockError> {
     }
 }
 
+/// Keeps a directory locked, whatever becomes of it.
+#[derive(Debug)]
+pub struct Keeper {
+    directory: PathBuf,
+    option: &'static str,
+    file: Option<File>,
+}
+
+impl Keeper {
+    /// Of a directory that is not locked yet.
+    pub fn new(directory: &Path, option: &'static str) -> Self {
+        Self { directory: directory.to_owned(), option, file: None }
+    }
+
+    /// Locks the directory that is there now, unless it is locked.
+    pub fn look(&mut self) -> Result<(), LockError> {
+        if self.file.as_ref().is_some_and(|file| is_at(file, &self.directory.join(LOCK))) {
+            return Ok(());
+        }
+        self.file = Some(lock(&self.directory, self.option)?);
+        Ok(())
+    }
+
+    /// Goes on looking for as long as the process lives. Storage that hangs keeps this thread waiting, and no other.
+    pub fn keep(mut self) {
+        let mut is_taken = false;
+        loop {
+            // The pace of the looks: there is no event for what happens on another machine's file system.
+            std::thread::sleep(LOOK_EVERY);
+            let before = self.file.as_ref().and_then(identity);
+            let looked = self.look();
+            let was_taken = std::mem::replace(&mut is_taken, matches!(looked, Err(LockError::Taken(..))));
+            match looked {
+                Ok(()) if self.file.as_ref().and_then(identity) != before => {
+                    info!(directory = %self.directory.display(), "the archive is locked again: its directory is another one");
+                }
+                Err(error @ LockError::Taken(..)) if !was_taken => {
+                    error!(%error, "two processes write into one archive")
+                }
+                // What fails is told by the storage's health, and tried again.
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+}
+
+fn identity(file: &File) -> Option<(u64, u64)> {
+    file.metadata().ok().map(|data| (data.dev(), data.ino()))
+}
+
+/// Whether this file is the one at `path`; one that cannot be asked for has not been seen to go.
+fn is_at(file: &File, path: &Path) -> bool {
+    match metadata(path) {
+        Ok(there) => identity(file) == Some((there.dev(), there.ino())),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_is_deleted_is_locked_again_and_one_that_another_has_taken_is_not() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let data = directory.path().join("data");
+        let mut keeper = Keeper::new(&data, "data");
+        keeper.look().expect("free");
+        assert!(matches!(lock(&data, "data"), Err(LockError::Taken(..))));
+        std::fs::remove_dir_all(&data).expect("removed");
+        let other = lock(&data, "data").expect("the new one is free");
+        assert!(matches!(keeper.look(), Err(LockError::Taken(..))));
+        drop(other);
+        keeper.look().expect("free again");
+        assert!(matches!(lock(&data, "data"), Err(LockError::Taken(..))));
+        keeper.look().expect("held");
+    }
 
     #[test]
     fn a_directory_is_one_process_s() {

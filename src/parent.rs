@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
-use supervisors::strategy::{Decision, Ending, History, Intensity, MAX_BACKOFF, Restart};
+use supervisors::strategy::{Decision, Ending, History, Intensity, Restart};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -77,7 +77,7 @@ pub async fn run(listeners: Listeners, config: &Config) -> anyhow::Result<ExitCo
         stop_within: config.drain + STOP_WITHIN,
     };
     // It always gets another try; how long that waits follows from how often it failed.
-    let endless = Intensity { restarts: usize::MAX - 1, period: Duration::ZERO, longest_wait: MAX_BACKOFF };
+    let endless = Intensity { restarts: usize::MAX - 1, period: Duration::ZERO };
     let history = History::new(Restart::Permanent, endless, Instant::now());
     let program = std::env::current_exe().context("the program's own path")?;
     Parent { program, listeners, signals, history, restarts: 0, was_well: false }.run().await

@@ -114,7 +114,7 @@ pub struct Outside<S> {
 /// Runs until `shutdown` completes, or until the root of the tree fails.
 pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<Output = Stop>>) -> anyhow::Result<()> {
     let _runtime_lock = locks::lock(&config.runtime_dir, "runtime-dir")?;
-    let _data_locks = lock_archives(config)?;
+    lock_archives(config)?;
     let mounts = Mounts::start(&config.data, &config.archives, config.sync).context("disk threads")?;
     let records = Records::open(&config.runtime_dir).context("runtime directory")?;
     let settings = config.stream_settings();
@@ -161,30 +161,33 @@ fn slate_clip(config: &Config) -> anyhow::Result<Option<Arc<Clip>>> {
     }))
 }
 
-/// The archives' locks, all at once: storage that fails or hangs does not keep the show from going on; another process
-/// does.
-fn lock_archives(config: &Config) -> anyhow::Result<Vec<std::fs::File>> {
+/// Locks the archives, all at once, for as long as the process lives: storage that fails or hangs does not keep the show
+/// from going on; another process does.
+fn lock_archives(config: &Config) -> anyhow::Result<()> {
     let mut locking = Vec::new();
     for (option, directory) in config.directories() {
         let (locked, lock) = sync_channel(1);
-        let place = directory.to_owned();
-        let work = move || drop(locked.send(locks::lock(&place, option)));
+        let mut keeper = locks::Keeper::new(directory, option);
+        let work = move || {
+            let _ = locked.send(keeper.look());
+            keeper.keep();
+        };
         thread::Builder::new().name("archive-lock".to_owned()).spawn(work)?;
         locking.push((directory, lock));
     }
-    let (deadline, mut files) = (std::time::Instant::now() + LOCK_DEADLINE, Vec::new());
+    let deadline = std::time::Instant::now() + LOCK_DEADLINE;
     for (directory, lock) in locking {
         let wait = deadline.saturating_duration_since(std::time::Instant::now());
         let hung = || locks::LockError::Io(directory.display().to_string(), io::ErrorKind::TimedOut.into(), "data");
         match lock.recv_timeout(wait).unwrap_or_else(|_| Err(hung())) {
-            Ok(file) => files.push(file),
+            Ok(()) => {}
             Err(error @ locks::LockError::Taken(..)) => return Err(error.into()),
             Err(locks::LockError::Io(path, error, _)) => {
                 warn!(path, %error, "an archive cannot be locked; live goes on without it");
             }
         }
     }
-    Ok(files)
+    Ok(())
 }
 
 struct Worker {

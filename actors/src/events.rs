@@ -277,15 +277,14 @@ pub fn watch_failed(stream: &LiveStream, error: &io::Error) {
     debug!(stream = %stream.name, %error, "archive could not be listed");
 }
 
-/// How many files of a recording were found changed, and written again.
-pub fn recording_mended(stream: &LiveStream, mended: io::Result<usize>) {
-    match mended {
-        Ok(0) => {}
-        Ok(files) => {
-            counter!("steadycast_recording_damage_total").increment(files as u64);
-            warn!(stream = %stream.name, files, "a recording differed from the window; it is mended");
-        }
-        Err(error) => recording_failed(stream, &error),
+/// How many files of a recording were found changed, and written again, and what failed meanwhile.
+pub fn recording_mended(stream: &LiveStream, files: usize, result: io::Result<()>) {
+    if files > 0 {
+        counter!("steadycast_recording_damage_total").increment(files as u64);
+        warn!(stream = %stream.name, files, "a recording differed from the window; it is mended");
+    }
+    if let Err(error) = result {
+        recording_failed(stream, &error);
     }
 }
 
@@ -296,7 +295,7 @@ pub fn storage_health(mount: &Mount, before: Health, now: Health) {
     match (before, now) {
         (_, Health::Healthy) => info!(archive, %directory, before = before_label, "storage is healthy again"),
         (Health::Healthy, _) => {
-            let last = mount.signs.last_error().unwrap_or_default();
+            let last = mount.signs.last_error(std::time::Instant::now()).unwrap_or_default();
             warn!(archive, %directory, now = now_label, last, "storage is degraded; live goes on from memory");
         }
         // One line when it degrades and one when it heals; what is between is for who looks closer.

@@ -24,8 +24,8 @@ const TICK: Duration = Duration::from_secs(1);
 const MAX_SEGMENTS: usize = 16;
 /// How often the session's record is written while nothing in it changes but what it adds up to: it costs a sync.
 const DESCRIBE: Duration = Duration::from_secs(60);
-/// How long a recorder that outlives its stream tries to finish; what it leaves is finished at the next start.
-const FINISH_WITHIN: Duration = Duration::from_secs(600);
+/// How long recorders that outlive their stream try to finish; what they leave is finished at the next start.
+pub const FINISH_WITHIN: Duration = Duration::from_secs(600);
 /// Why a session ended that was not interrupted: its publisher was gone for longer than the grace period.
 const PUBLISHER_GONE: &str = "publisher gone";
 
@@ -59,8 +59,8 @@ pub struct Args {
     pub disk: Arc<Disk>,
     /// Where to register.
     pub vitals: Arc<Vitals>,
-    /// The stream's tree is gone: nobody else writes for it, and the recorder ends when it has finished.
-    pub is_last: bool,
+    /// The stream's tree is gone: nobody else writes for it, and the recorder ends when it has finished, or then.
+    pub last_until: Option<Instant>,
 }
 
 /// The actor.
@@ -76,12 +76,12 @@ impl Actor for Recorder {
         myself.send_after(Duration::ZERO, || Msg::Tick);
         let vital =
             args.vitals.register("recorder", Place::Stream(args.stream.name.clone()), myself.get_id(), Some(TICK));
-        let Args { stream, recordings, disk, is_last, .. } = args;
+        let Args { stream, recordings, disk, last_until, .. } = args;
         Ok(State {
             stream,
             recordings,
             operations: Operations::on(disk),
-            last_until: is_last.then(|| Instant::now() + FINISH_WITHIN),
+            last_until,
             opened: None,
             described: None,
             batch: None,

@@ -143,6 +143,10 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
             // What the others leave is looked at first.
             break;
         }
+        if is_for_room && swept.is_err() {
+            // What was removed does not go: removing more of them would not make room either.
+            return swept;
+        }
         recordings.remove(&id)?;
         events::recording_removed(&id, reason);
         if is_for_room {
@@ -151,7 +155,7 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
         }
         more = true;
     }
-    Ok(more)
+    swept.map(|_| more)
 }
 
 #[cfg(test)]
@@ -199,5 +203,22 @@ mod tests {
         let more_than_there_is = Limits { free: Some(u64::MAX), ..Limits::default() };
         assert_eq!(step(&recordings, more_than_there_is).ok(), Some(false), "a mistake removes nothing");
         assert_eq!(recordings.all().expect("listed").len(), 2);
+    }
+    #[test]
+    fn where_files_cannot_be_removed_no_recording_goes_for_room_and_others_are_swept() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let recordings = Recordings::at(directory.path(), Signs::default().into());
+        ["a1", "a2", "a3"].iter().zip(1..).for_each(|(session, at)| recorded(directory.path(), session, Some(at), 2));
+        let show = directory.path().join("recordings/live/show");
+        std::fs::rename(show.join("a2"), show.join("a2.removed")).expect("renamed");
+        std::fs::remove_dir_all(show.join("a1")).expect("removed");
+        // No directory, which cannot be swept whoever asks.
+        std::fs::write(show.join("a1.removed"), "").expect("written");
+        let size = recordings.room().expect("told").size;
+        let limits = Limits { free: Some(size - 1), ..Limits::default() };
+        while step(&recordings, limits).is_ok_and(|more| more) {}
+        assert!(!show.join("a2.removed").exists(), "the next one is swept");
+        assert!(step(&recordings, limits).is_err(), "it is told");
+        assert!(show.join("a3").exists(), "removing it would make no room");
     }
 }

@@ -33,6 +33,8 @@ pub enum Msg {
     Hinted,
     /// What was believed when the look began, and what is there.
     Looked(u64, BTreeMap<String, u64>, io::Result<Look>),
+    /// The look is over, and what is recorded has been looked at, too.
+    Done(u64),
     /// Fails on purpose.
     Fail(Fault),
 }
@@ -112,6 +114,8 @@ impl Actor for Watcher {
                 state.check(&myself, Instant::now());
             }
             Msg::Looked(ticket, believed, result) => state.looked(ticket, &believed, result),
+            Msg::Done(ticket) if ticket == state.ticket => state.in_flight = None,
+            Msg::Done(_) => {}
             Msg::Fail(fault) => fault.strike()?,
         }
         Ok(())
@@ -145,7 +149,9 @@ impl State {
         self.ticket += 1;
         self.looks += 1;
         let scrub = self.looks.is_multiple_of(SCRUB_EVERY).then_some(self.looks / SCRUB_EVERY);
-        let scrub = scrub.filter(|_| self.mount.disk.may_scrub(std::time::Instant::now()));
+        // What is recorded of it is read back, too, and its initialization section.
+        let files = if self.stream.settings.record { 3 } else { 1 };
+        let scrub = scrub.filter(|_| self.mount.disk.may_scrub(files, std::time::Instant::now()));
         let watch = self.looks % WATCH_EVERY == 1 || !self.is_watched.load(Ordering::Relaxed);
         let (hints, directory) = (self.mount.hints.clone(), self.mount.live_directory(&self.stream.name));
         let (myself, ticket, stream) = (myself.clone(), self.ticket, self.stream.clone());
@@ -159,8 +165,10 @@ impl State {
             let compared = looked.as_ref().ok().and_then(|look| look.compared.clone());
             let _ = myself.send_message(Msg::Looked(ticket, believed, looked));
             if stream.settings.record {
-                events::recording_mended(&stream, mend(&recordings, &stream, compared.as_deref()));
+                let (files, result) = mend(&recordings, &stream, compared.as_deref());
+                events::recording_mended(&stream, files, result);
             }
+            let _ = myself.send_message(Msg::Done(ticket));
         });
         // A full queue is the archiver's trouble too; the next check comes anyway.
         self.in_flight = listing.is_ok().then_some(now);
@@ -170,7 +178,6 @@ impl State {
         if ticket != self.ticket {
             return;
         }
-        self.in_flight = None;
         let look = match result {
             Ok(look) => look,
             Err(error) => return events::watch_failed(&self.stream, &error),
@@ -217,24 +224,30 @@ fn look(archive: &dyn Archive, stream: &LiveStream, scrub: Option<u64>) -> io::R
 }
 
 /// Has what is recorded of the window mended: it may be a second name of the files in the stream's directory, which are
-/// written anew when they are spoilt. The bytes of `compared` are compared, of others the lengths. How many were spoilt.
-fn mend(recordings: &Recordings, stream: &LiveStream, compared: Option<&str>) -> io::Result<usize> {
+/// written anew when they are spoilt. The bytes of `compared` are compared, of others the lengths. How many were spoilt,
+/// and the first error: one file that cannot be read does not keep the others from being looked at.
+fn mend(recordings: &Recordings, stream: &LiveStream, compared: Option<&str>) -> (usize, io::Result<()>) {
     let (id, snapshot) = (RecordingId::of(stream), stream.window.snapshot());
-    let mut mended = 0;
+    let (mut mended, mut failed) = (0, Ok(()));
+    let mut mend = |uri: &str, content: &Content, compare| match recordings.mend(&id, uri, content, compare) {
+        Ok(spoilt) => mended += usize::from(spoilt),
+        Err(error) if failed.is_ok() => failed = Err(error),
+        Err(_) => {}
+    };
     let expired = snapshot.expired.iter().map(|expired| &expired.segment);
     // A gap has no bytes here, and may have some there.
     for segment in expired.chain(&snapshot.listed).filter(|segment| !segment.listed.gap) {
         let uri = RecordedSegment::of(segment, "").file.uri;
         let compare = compared == Some(&*segment.file.name);
-        mended += usize::from(recordings.mend(&id, &uri, &segment.file.bytes, compare)?);
+        mend(&uri, &segment.file.bytes, compare);
     }
     let map = snapshot.listed.last().and_then(|newest| newest.map.as_deref());
     if let Some((recorded, file)) = stream.spool.map().zip(map)
         && recorded.uri.rsplit('/').next() == Some(&*file.name)
     {
-        mended += usize::from(recordings.mend(&id, &recorded.uri, &file.bytes, compared.is_some())?);
+        mend(&recorded.uri, &file.bytes, compared.is_some());
     }
-    Ok(mended)
+    (mended, failed)
 }
 
 /// Whether a file that is there holds other bytes. One that is missing is missing from the listing, too.
@@ -311,14 +324,14 @@ mod tests {
         std::fs::create_dir_all(path.parent().expect("an hour")).expect("made");
         let whole = segment.file.bytes.to_bytes();
         std::fs::write(&path, &whole[..9]).expect("written");
-        assert_eq!(mend(&recordings, &stream, None).ok(), Some(1));
+        assert!(matches!(mend(&recordings, &stream, None), (1, Ok(()))));
         assert!(std::fs::read(&path).expect("recorded") == whole);
         // A process that has lost the bytes has nothing to mend with.
         let record = Record::of(&stream, &snapshot);
         let adopted = record.adopt(&mut |_| None);
         assert!(adopted.listed[0].listed.gap);
         let adopted = LiveStream::new(stream.name.clone(), stream.settings, record.session(), adopted, 1);
-        assert_eq!(mend(&recordings, &adopted, Some(&segment.file.name)).ok(), Some(0));
+        assert!(matches!(mend(&recordings, &adopted, Some(&segment.file.name)), (0, Ok(()))));
         assert!(std::fs::read(&path).expect("recorded") == whole);
     }
 

@@ -134,13 +134,13 @@ impl Disk {
         }
     }
 
-    /// Whether one more file may be read back now to see whether it is what it should be.
-    pub fn may_scrub(&self, now: Instant) -> bool {
+    /// Whether so many more files may be read back now to see whether they are what they should be.
+    pub fn may_scrub(&self, files: u32, now: Instant) -> bool {
         let mut scrubbed = locked(&self.scrubbed);
         if scrubbed.since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
             *scrubbed = Scrubbed { since: Some(now), files: 0 };
         }
-        scrubbed.files += 1;
+        scrubbed.files = scrubbed.files.saturating_add(files);
         scrubbed.files <= MAX_SCRUBBED
     }
 
@@ -325,8 +325,9 @@ mod tests {
     fn no_more_than_a_hundred_files_are_read_back_in_a_second() {
         let (_directory, disk) = disk();
         let now = Instant::now();
-        assert_eq!((0..500).filter(|_| disk.may_scrub(now)).count(), 100);
-        assert!(disk.may_scrub(now + Duration::from_secs(1)));
+        assert_eq!((0..500).filter(|_| disk.may_scrub(1, now)).count(), 100);
+        let later = now + Duration::from_secs(1);
+        assert_eq!((0..500).filter(|_| disk.may_scrub(3, later)).count(), 33);
     }
 
     #[test]

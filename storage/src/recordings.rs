@@ -222,16 +222,23 @@ impl Recordings {
         self.signs.wait("rename", || fs::rename(&directory, directory.with_extension(REMOVED)))
     }
 
-    /// Removes some files of a recording that was removed; whether there were any.
+    /// Removes some files of a recording that was removed; whether there were any. One whose files cannot be removed does
+    /// not keep the next one's: its error is returned when nothing else is left to remove.
     pub fn sweep(&self) -> io::Result<bool> {
-        let mut removed = None;
+        let mut removed = Vec::new();
         self.directories(|directory| {
             let is_removed = directory.extension().is_some_and(|extension| extension == REMOVED);
-            removed = removed.take().or_else(|| is_removed.then(|| directory.to_owned()));
+            removed.extend(is_removed.then(|| directory.to_owned()));
             Ok(())
         })?;
-        let Some(removed) = removed else { return Ok(false) };
-        self.signs.wait("remove", || sweep(&removed, &mut { MAX_SWEPT }).map(|_| true))
+        let mut failed = Ok(false);
+        for directory in removed {
+            match self.signs.wait("remove", || sweep(&directory, &mut { MAX_SWEPT })) {
+                Ok(_) => return Ok(true),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        failed
     }
 
     /// How much room there is.

@@ -46,7 +46,7 @@ impl Health {
 pub struct Signs {
     health: Mutex<Health>,
     /// What failed last, and how.
-    last: Mutex<Option<(&'static str, String)>>,
+    last: Mutex<Option<(&'static str, String, Instant)>>,
     began: Instant,
     /// Milliseconds after `began`, plus one; zero means never.
     failed: AtomicU64,
@@ -83,17 +83,18 @@ impl Signs {
         if error.kind() == ErrorKind::NotFound {
             return;
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, error.to_string()));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, error.to_string(), now));
         let is_full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
         let since = now.saturating_duration_since(self.began).as_millis();
         let sign = if is_full { &self.full } else { &self.failed };
         sign.store(u64::try_from(since).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
     }
 
-    /// The operation that failed last, and its error.
-    pub fn last_error(&self) -> Option<String> {
+    /// The operation that failed last, and its error, if that was lately: an older one is not why storage is ill now.
+    pub fn last_error(&self, now: Instant) -> Option<String> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().map(|(kind, error)| format!("{kind}: {error}"))
+        let recent = last.as_ref().filter(|(_, _, at)| now.saturating_duration_since(*at) < RECENT);
+        recent.map(|(kind, error, _)| format!("{kind}: {error}"))
     }
 
     /// What the storage probe said last.
@@ -137,6 +138,8 @@ mod tests {
         assert!(signs.is_full(now) && !signs.is_failing(now));
         assert!(signs.wait::<()>("write", || Err(ErrorKind::ReadOnlyFilesystem.into())).is_err());
         assert!(signs.is_full(now) && signs.is_failing(now));
+        assert!(signs.last_error(now).is_some_and(|error| error.starts_with("write: ")));
+        assert_eq!(signs.last_error(later), None);
         assert!(!signs.is_full(later) && !signs.is_failing(later));
     }
 }

@@ -67,7 +67,7 @@ impl Children {
     ) -> Self {
         let now = Instant::now();
         let child = |spec: ChildSpec| Child {
-            history: History::new(spec.restart, intensity, now),
+            history: History::new(spec.restart, intensity, now).putting_off(spec.longest_wait),
             spec,
             running: None,
             generation: 0,

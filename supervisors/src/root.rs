@@ -2,7 +2,7 @@
 
 use crate::children::{Children, Learned, Respawn};
 use crate::spec::{ChildSpec, Restart};
-use crate::strategy::{Intensity, MAX_BACKOFF};
+use crate::strategy::Intensity;
 use crate::stream::GaveUp;
 use crate::streams::{self, Streams};
 use crate::tree::{BEAT, Environment, Strike};
@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// More than this and the process is ended for its parent to start anew.
-const INTENSITY: Intensity = Intensity { restarts: 20, period: Duration::from_secs(60), longest_wait: MAX_BACKOFF };
+const INTENSITY: Intensity = Intensity { restarts: 20, period: Duration::from_secs(60) };
 
 /// How long the listener may be inside an accept when it is told to close.
 const CLOSED_AFTER: Duration = rtmp_listener::ACCEPT_SLICE.saturating_mul(2);

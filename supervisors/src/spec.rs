@@ -1,10 +1,12 @@
 //! Child specs: what a supervisor knows about a child, as data.
 
+use crate::strategy::MAX_BACKOFF;
 pub use crate::strategy::Restart;
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// A started child: its cell, and the handle that tells when its state is dropped.
@@ -20,6 +22,8 @@ pub struct ChildSpec {
     pub name: &'static str,
     /// When it is restarted.
     pub restart: Restart,
+    /// Longest wait before that, unless storage is to blame.
+    pub longest_wait: Duration,
     /// How it is started; must be quick and not depend on anything that can fail.
     pub start: Start,
 }
@@ -45,7 +49,12 @@ impl ChildSpec {
                 Ok((child.get_cell(), handle))
             })
         });
-        Self { name, restart, start }
+        Self { name, restart, longest_wait: MAX_BACKOFF, start }
+    }
+
+    /// A child that is missed at once: it is never put off for longer than this.
+    pub fn within(self, longest_wait: Duration) -> Self {
+        Self { longest_wait, ..self }
     }
 }
 

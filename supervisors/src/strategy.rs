@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// First wait before a restart; it doubles with each failure in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
-/// Longest wait where what failed may need time to get well, such as storage: a child always gets another try.
+/// Longest wait: a child always gets another try.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// A child that lived this long has forgotten its failures.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
@@ -57,15 +57,13 @@ pub enum Restart {
     Temporary,
 }
 
-/// How many restarts within a period are too many, and how long each of them may be put off.
+/// How many restarts within a period are too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Intensity {
     /// Restarts allowed.
     pub restarts: usize,
     /// Within this time.
     pub period: Duration,
-    /// Longest wait before one of them; I/O errors, which do not count, wait up to [`MAX_BACKOFF`].
-    pub longest_wait: Duration,
 }
 
 /// What is to be done about an ended child.
@@ -86,6 +84,7 @@ pub struct History {
     intensity: Intensity,
     /// Recent restarts, at most `intensity.restarts + 1`.
     restarts: VecDeque<Instant>,
+    longest_wait: Duration,
     in_a_row: u32,
     started: Instant,
 }
@@ -93,7 +92,13 @@ pub struct History {
 impl History {
     /// A child that starts now.
     pub fn new(restart: Restart, intensity: Intensity, now: Instant) -> Self {
-        Self { restart, intensity, restarts: VecDeque::new(), in_a_row: 0, started: now }
+        let longest_wait = MAX_BACKOFF;
+        Self { restart, intensity, restarts: VecDeque::new(), longest_wait, in_a_row: 0, started: now }
+    }
+
+    /// Another longest wait. It is not that of I/O errors: what failed then needs time to get well.
+    pub fn putting_off(self, longest_wait: Duration) -> Self {
+        Self { longest_wait, ..self }
     }
 
     /// Notes that the child has started again.
@@ -130,7 +135,7 @@ impl History {
             self.restarts.clear();
             return Decision::GiveUp;
         }
-        self.restart(dice, self.intensity.longest_wait)
+        self.restart(dice, self.longest_wait)
     }
 
     fn restart(&mut self, dice: f64, longest: Duration) -> Decision {
@@ -141,7 +146,7 @@ impl History {
 }
 
 /// The wait before restart number `n` in a row, with full jitter.
-fn backoff(n: u32, longest: Duration, dice: f64) -> Duration {
+pub fn backoff(n: u32, longest: Duration, dice: f64) -> Duration {
     FIRST_BACKOFF.saturating_mul(1 << n.min(16)).min(longest).mul_f64(dice.clamp(0.0, 1.0))
 }
 
@@ -149,8 +154,7 @@ fn backoff(n: u32, longest: Duration, dice: f64) -> Duration {
 mod tests {
     use super::*;
 
-    const LONGEST: Duration = Duration::from_millis(100);
-    const INTENSITY: Intensity = Intensity { restarts: 3, period: Duration::from_secs(60), longest_wait: LONGEST };
+    const INTENSITY: Intensity = Intensity { restarts: 3, period: Duration::from_secs(60) };
 
     fn history(restart: Restart) -> (History, Instant) {
         let now = Instant::now();
@@ -205,7 +209,9 @@ mod tests {
     }
     #[test]
     fn our_own_failures_wait_no_longer_than_allowed_and_storage_gets_its_time() {
-        let (mut history, start) = history(Restart::Permanent);
+        const LONGEST: Duration = Duration::from_millis(100);
+        let (history, start) = history(Restart::Permanent);
+        let mut history = history.putting_off(LONGEST);
         for _ in 0..20 {
             history.ended(Ending::FailedIo, start, 1.0);
         }

@@ -21,10 +21,11 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 /// Ten restarts of one child in a minute: more is a fault that restarting the child does not mend.
-const INTENSITY: Intensity = Intensity { restarts: 10, period: Duration::from_secs(60), longest_wait: LONGEST_WAIT };
-/// Longest wait before one of them. No new segment is listed while the segmenter is away, and a stream may go for half
-/// a target duration without one, so ten waits, and the starts that fail between, must fit into a second or two.
-const LONGEST_WAIT: Duration = Duration::from_millis(150);
+const INTENSITY: Intensity = Intensity { restarts: 10, period: Duration::from_secs(60) };
+/// Longest wait before a restart of who is missed at once. No new segment is listed while the segmenter is away, a stream
+/// may go for half a target duration without one, and ten waits fit into that; encoders wait for the lock, and viewers
+/// for the slate.
+const MISSED_AFTER: Duration = Duration::from_millis(150);
 /// When a request comes while the lock restarts, it is tried again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -173,22 +174,23 @@ fn specs(args: &Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
         recordings,
         disk: disk.clone(),
         vitals: vitals.clone(),
-        is_last: false,
+        last_until: None,
     });
     let slate = stream.settings.slate.then(|| slate::Args {
         stream: stream.clone(),
         clip: environment.slate.clone(),
         vitals: vitals.clone(),
     });
-    let slate = slate.map(|args| ChildSpec::new::<slate::Stand>("slate", Restart::Permanent, args, |_| {}));
+    let slate = slate
+        .map(|args| ChildSpec::new::<slate::Stand>("slate", Restart::Permanent, args, |_| {}).within(MISSED_AFTER));
     let watcher = watcher::Args { stream, mount, registry, vitals };
     let supervisor = myself.clone();
     let lock_started = move |lock: &ActorRef<_>| drop(supervisor.send_message(Msg::LockStarted(lock.clone())));
     let recorder =
         recorder.map(|args| ChildSpec::new::<recorder::Recorder>("recorder", Restart::Permanent, args, |_| {}));
     let children = [
-        ChildSpec::new::<PublisherLock>("publisher_lock", Restart::Permanent, lock, lock_started),
-        ChildSpec::new::<segmenter::Segmenter>("segmenter", Restart::Permanent, segmenter, |_| {}),
+        ChildSpec::new::<PublisherLock>("publisher_lock", Restart::Permanent, lock, lock_started).within(MISSED_AFTER),
+        ChildSpec::new::<segmenter::Segmenter>("segmenter", Restart::Permanent, segmenter, |_| {}).within(MISSED_AFTER),
         ChildSpec::new::<archiver::Archiver>("archiver", Restart::Permanent, archiver, |_| {}),
         ChildSpec::new::<watcher::Watcher>("watcher", Restart::Permanent, watcher, |_| {}),
     ];

@@ -2,7 +2,7 @@
 
 use crate::children::{ending_of, fell};
 use crate::events;
-use crate::strategy::{Decision, Ending, History, Intensity, MAX_BACKOFF, Restart};
+use crate::strategy::{Decision, Ending, History, Intensity, MAX_BACKOFF, Restart, backoff};
 use crate::stream::{self, StreamSupervisor};
 use crate::tree::{BEAT, Environment, Strike};
 use actors::recorder::{self, Recorder};
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 
 /// A stream's tree is rebuilt as often as it takes, with a capped backoff.
-const INTENSITY: Intensity = Intensity { restarts: 1000, period: Duration::from_secs(60), longest_wait: MAX_BACKOFF };
+const INTENSITY: Intensity = Intensity { restarts: 1000, period: Duration::from_secs(60) };
 /// Pause before a tree that was rebuilt too often is rebuilt again.
 const GIVEN_UP_PAUSE: Duration = Duration::from_secs(5);
 /// How long the last playlist and segments of a session stay fetchable after its end.
@@ -31,6 +31,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 const MAX_RECORDERS: usize = 64;
 /// Recorders that go on for one that failed or hung; beyond that the next start does.
 const MAX_FAILED: u32 = 5;
+/// A recorder's first successor waits as long as if so many had failed: up to 0.6 s, then up to twice as long each time.
+const FAILED_IN_A_ROW: u32 = 5;
 /// How long a dead tree's state may take to be dropped before its successor starts anyway.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -49,6 +51,8 @@ pub enum Msg {
     Stuck(Stuck),
     /// The process is being stopped: all encoders are to leave, and no stream is opened.
     Drain,
+    /// Another recorder is to go on where one has failed.
+    Finish(Unfinished),
     /// Time to show that it runs.
     Beat,
 }
@@ -90,6 +94,7 @@ impl Actor for Streams {
             Msg::Strike(Strike { stream: None, .. }) => {}
             Msg::Stuck(stuck) => state.stuck(&myself, &stuck).await,
             Msg::Drain => state.drain(),
+            Msg::Finish(unfinished) => state.finish_recording(&myself, unfinished).await,
             Msg::Beat => drop(myself.send_after(until_step(BEAT), || Msg::Beat)),
         }
         Ok(())
@@ -104,8 +109,11 @@ impl Actor for Streams {
         let _busy = state.vital.enter("supervision event");
         let Some((cell, ending, _)) = ending_of(event) else { return Ok(()) };
         match state.recorders.remove(&cell.get_id()) {
-            Some(finishing) if ending != Ending::Stopped => state.finish_again(&myself, finishing).await,
-            Some(finishing) => state.note_recorded(&finishing.stream),
+            Some((_, unfinished)) if ending != Ending::Stopped => state.finish_again(&myself, unfinished),
+            Some((_, Unfinished { stream, .. })) if is_unfinished(&stream) => {
+                events::recording_left(&stream.name.to_string());
+            }
+            Some((_, unfinished)) => state.note_recorded(&unfinished.stream),
             None => state.tree_ended(&myself, cell.get_id(), ending).await,
         }
         Ok(())
@@ -119,12 +127,25 @@ struct Tree {
     running: Option<(ActorRef<stream::Msg>, JoinHandle<()>)>,
 }
 
-/// A recorder that has outlived its stream's tree.
-struct Finishing {
-    recorder: ActorCell,
+/// A recording that is not complete although its stream's tree is gone.
+#[derive(Debug)]
+pub struct Unfinished {
     stream: Arc<LiveStream>,
-    /// Recorders before it that failed or hung.
+    /// Recorders that failed or hung over it.
     failed: u32,
+    /// When there is no more to be hoped for.
+    until: Instant,
+}
+
+impl Unfinished {
+    fn new(stream: &Arc<LiveStream>) -> Self {
+        Self { stream: stream.clone(), failed: 0, until: Instant::now() + recorder::FINISH_WITHIN }
+    }
+}
+
+/// Whether there is something of a session that storage has not taken yet.
+fn is_unfinished(stream: &LiveStream) -> bool {
+    stream.settings.record && stream.window.snapshot().has_playlist() && !stream.spool.is_finished()
 }
 
 /// Whether the session has ended and its last playlist is published: before that a new one would cut it short.
@@ -137,7 +158,7 @@ pub struct State {
     environment: Environment,
     trees: HashMap<StreamName, Tree>,
     /// Recorders that have outlived their stream's tree.
-    recorders: HashMap<ActorId, Finishing>,
+    recorders: HashMap<ActorId, (ActorCell, Unfinished)>,
     is_draining: bool,
     vital: Arc<Vital>,
 }
@@ -234,7 +255,7 @@ impl State {
                 self.trees.remove(name);
                 events::streams(self.trees.len());
                 self.note_recorded(&stream);
-                self.finish_recording(myself, &stream, 0).await;
+                self.finish_recording(myself, Unfinished::new(&stream)).await;
                 let shown = stream.window.snapshot().has_playlist();
                 myself.send_after(if shown { RETIRE_AFTER } else { Duration::ZERO }, || Msg::Retire(stream));
             }
@@ -247,42 +268,48 @@ impl State {
         if let Some((tree, _)) = running {
             tree.stop(Some("a new session begins".to_owned()));
         }
-        self.finish_recording(myself, &stream, 0).await;
+        self.finish_recording(myself, Unfinished::new(&stream)).await;
     }
 
-    /// Notes that a recording is complete, while the session is remembered: the next process would record it again.
+    /// Notes that a recording is complete, while the session is remembered: the next process would record it again. What
+    /// is remembered of one that is not complete stays: the next process finishes it.
     fn note_recorded(&self, stream: &Arc<LiveStream>) {
         let Environment { registry, records, .. } = &self.environment;
-        let is_remembered =
-            registry.get(&stream.name.to_string()).is_some_and(|remembered| Arc::ptr_eq(&remembered, stream));
-        if stream.spool.is_finished() && is_remembered {
-            // Without it the recording is made again, of what the window still holds.
-            let _ = records.write(&Record::of(stream, &stream.window.snapshot()));
+        if !stream.spool.is_finished() {
+            return;
+        }
+        match registry.get(&stream.name.to_string()) {
+            Some(remembered) if Arc::ptr_eq(&remembered, stream) => {
+                // Without it the recording is made again, of what the window still holds.
+                let _ = records.write(&Record::of(stream, &stream.window.snapshot()));
+            }
+            // A new session of this name has a record of its own.
+            Some(_) => {}
+            None => records.remove(&stream.name),
         }
     }
 
-    /// Another recorder goes on where one has failed.
-    async fn finish_again(&mut self, myself: &ActorRef<Msg>, Finishing { stream, failed, .. }: Finishing) {
-        self.finish_recording(myself, &stream, failed + 1).await;
+    /// Another recorder goes on where one has failed, after a while.
+    fn finish_again(&self, myself: &ActorRef<Msg>, unfinished: Unfinished) {
+        let wait = backoff(FAILED_IN_A_ROW + unfinished.failed, MAX_BACKOFF, fastrand::f64());
+        let again = Unfinished { failed: unfinished.failed + 1, ..unfinished };
+        myself.send_after(wait, || Msg::Finish(again));
     }
 
     /// A session whose tree is gone, and whose recording is not complete, has a recorder of its own for the rest.
-    async fn finish_recording(&mut self, myself: &ActorRef<Msg>, stream: &Arc<LiveStream>, failed: u32) {
-        let shown = stream.window.snapshot().has_playlist();
-        if !stream.settings.record || !shown || stream.spool.is_finished() {
+    async fn finish_recording(&mut self, myself: &ActorRef<Msg>, unfinished: Unfinished) {
+        let Unfinished { stream, failed, until } = &unfinished;
+        if !is_unfinished(stream) {
             return;
         }
-        if self.recorders.len() == MAX_RECORDERS || failed > MAX_FAILED {
+        if self.recorders.len() == MAX_RECORDERS || *failed > MAX_FAILED {
             return events::recording_left(&stream.name.to_string());
         }
         let Mount { disk, recordings, .. } = self.environment.mounts.of(&stream.name).clone();
-        let vitals = self.environment.vitals.clone();
-        let args = recorder::Args { stream: stream.clone(), recordings, disk, vitals, is_last: true };
+        let (vitals, last_until) = (self.environment.vitals.clone(), Some(*until));
+        let args = recorder::Args { stream: stream.clone(), recordings, disk, vitals, last_until };
         match Recorder::spawn_linked(None, Recorder, args, myself.get_cell()).await {
-            Ok((recorder, _)) => {
-                let finishing = Finishing { recorder: recorder.get_cell(), stream: stream.clone(), failed };
-                self.recorders.insert(recorder.get_id(), finishing);
-            }
+            Ok((recorder, _)) => drop(self.recorders.insert(recorder.get_id(), (recorder.get_cell(), unfinished))),
             Err(_) => events::recording_left(&stream.name.to_string()),
         }
     }
@@ -294,17 +321,20 @@ impl State {
         if self.environment.registry.get(&stream.name.to_string()).is_none() {
             let used = Record::of(stream, &stream.window.snapshot()).numbers_after();
             self.environment.used = self.environment.used.or_higher(used);
-            self.environment.records.remove(&stream.name);
+            // By what is remembered the next process tells what is missing in a recording.
+            if !is_unfinished(stream) {
+                self.environment.records.remove(&stream.name);
+            }
         }
     }
 
     /// Somebody in a tree makes no progress: its supervisor sees to that, unless it is the one.
     async fn stuck(&mut self, myself: &ActorRef<Msg>, stuck: &Stuck) {
         let Place::Stream(name) = &stuck.place else { return };
-        if let Some(finishing) = self.recorders.remove(&stuck.id) {
-            fell(&finishing.recorder);
+        if let Some((recorder, unfinished)) = self.recorders.remove(&stuck.id) {
+            fell(&recorder);
             self.environment.vitals.replaced(stuck.id);
-            return self.finish_again(myself, finishing).await;
+            return self.finish_again(myself, unfinished);
         }
         // What is left of a tree that is gone has no place that could be taken.
         let Some(tree) = self.trees.get(name) else { return self.environment.vitals.replaced(stuck.id) };

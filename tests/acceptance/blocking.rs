@@ -59,7 +59,9 @@ fn no_thread_of_the_live_path_waits_for_storage_or_sleeps_and_one_that_does_is_f
     let (run, data) = (server.runtime_directory(), server.archived("show"));
     let data = data.ancestors().nth(3).expect("the archive");
     let written = |line: &str| line.contains("<disk>") && line.contains("write") && line.contains("0.m3u8");
-    assert!(std::fs::read_to_string(&trace).expect("strace writes").lines().any(written), "so are writes");
+    let text = std::fs::read_to_string(&trace).expect("strace writes");
+    assert!(text.lines().any(written), "so are writes");
+    LIVE.iter().for_each(|thread| assert!(text.contains(thread), "{thread} is the name of no thread"));
     assert_eq!(blocking_calls(&trace, &run, data), Vec::<String>::new());
     // The check finds what it is made for.
     let again = Publisher::file(&clip.flv(), &server.publish_url("show"));

@@ -247,7 +247,10 @@ mod tests {
             ),
             (Observed { played: Some(Played::default()), ..kept() }, "hls.js"),
             (
-                Observed { late: Some(Late { disconnected: true, ended: true, segments: 9, gaps: 0 }), ..kept() },
+                Observed {
+                    late: Some(Late { disconnected: true, ended: true, segments: 9, gaps: 0, expected: 9 }),
+                    ..kept()
+                },
                 "began meanwhile was disconnected",
             ),
         ] {

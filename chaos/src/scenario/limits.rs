@@ -32,6 +32,8 @@ const TOO_MANY: usize = 150;
 const USED_UP: Duration = Duration::from_secs(60);
 /// Viewers who ask for segments and read nothing, and who never finish their questions.
 const SLOW: usize = 400;
+/// Connections of those who look, which come and go.
+const OTHERS: f64 = 4.0;
 /// Questions of each, more than sockets hold the answers to.
 const QUESTIONS: usize = 40;
 /// Until the last of them is hung up on: half a minute for a send or a header, and a look.
@@ -128,7 +130,7 @@ pub fn slow_viewers(setting: &Setting) -> anyhow::Result<Outcome> {
     let mut most = 0;
     wait_for("all are hung up on", HUNG_UP, || {
         most = most.max(mib(pid, "VmRSS").unwrap_or(u64::MAX));
-        connections().is_ok_and(|there| there < connected + (SLOW / 20) as f64)
+        connections().is_ok_and(|there| there <= connected + OTHERS)
     })?;
     let took = begun.elapsed();
     drop(crowd);

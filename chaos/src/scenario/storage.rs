@@ -168,7 +168,7 @@ impl Stage {
             observed.recorded = self.recorded(number, stream, &testimony, &recordings, cells.get(number))?;
             observed.saw(testimony);
             observed.played = played.take();
-            observed.late = late.get(number).map(|report| Late::of(number, report, &recordings));
+            observed.late = late.get(number).map(|report| Late::of(number, report, &recordings, time));
             rows.push(Row { broken: observed.broken(), observed });
         }
         Ok(Outcome { rows, answers: vec![answers], told: self.blocked().into_iter().collect() })

@@ -45,3 +45,28 @@ async fn where_a_recorder_that_outlives_its_stream_fails_or_hangs_another_one_go
     assert!(session.join("0.m3u8").exists() && session.join("session.json").exists());
     wait_for("the recorder ends", || last(&tree).is_none().then_some(())).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_remembered_of_a_session_stays_until_its_recording_is_finished() {
+    let tree = Tree::start_recording().await;
+    let recordings = tree.directory.path().join("recordings");
+    fs::write(&recordings, "").expect("written");
+    let mut show = tree.publish("show").await;
+    let stream = tree.stream("show");
+    show.send(300);
+    show.session.stop(None);
+    wait_for("the session ends", || stream.window.snapshot().ended.then_some(())).await;
+    // Its lock would wait a minute for the archive.
+    tree.supervisors().iter().for_each(|supervisor| supervisor.stop(None));
+    wait_for("its tree is gone, and its recorder is not", || last(&tree)).await;
+    tree.streams.send_message(streams::Msg::Retire(stream.clone())).expect("alive");
+    let registered = || tree.environment.registry.get(&stream.name.to_string());
+    wait_for("the window is gone", || registered().is_none().then_some(())).await;
+    // What `streams` answers to after that has been done.
+    let _other = tree.publish("other").await;
+    let remembered = || tree.environment.records.read(&stream.name);
+    assert!(remembered().is_some(), "by this the next process tells what is missing");
+    fs::remove_file(&recordings).expect("removed");
+    wait_for("the recording is finished, and its session forgotten", || remembered().is_none().then_some(())).await;
+    assert!(stream.spool.is_finished());
+}

@@ -197,8 +197,7 @@ impl Actor for Patient {
         counts: Arc<Counts>,
     ) -> Result<Children, ActorProcessingErr> {
         let spec = ChildSpec::new::<Reluctant>("reluctant", Restart::Permanent, counts, |_| {});
-        let intensity =
-            Intensity { restarts: 5, period: Duration::from_secs(60), longest_wait: Duration::from_secs(5) };
+        let intensity = Intensity { restarts: 5, period: Duration::from_secs(60) };
         let again = myself.clone();
         let respawn = move |respawn| drop(again.send_message(PatientMsg::Respawn(respawn)));
         Ok(Children::new(("test".to_owned(), Arc::default()), myself.get_cell(), intensity, vec![spec], respawn))

@@ -315,10 +315,17 @@ pub fn load(file: Option<&Path>, overrides: &[(&'static str, String)]) -> Result
     if let Some(path) = file {
         read_file(path, &mut config, &mut problems);
     }
+    let mut named = BTreeSet::new();
     for (field, value) in overrides {
         let variable = field.to_uppercase().replace('-', "_");
         let given = format!("--{field} (STEADYCAST_{variable}) {}", shown(field, value));
-        note(&mut problems, given, config.set(field, value));
+        // What is of one application or stream is given once; it may be given otherwise in the file.
+        let of = value.split_once('=').filter(|_| matches!(*field, "archive" | "key")).map(|(of, _)| of);
+        let set = match of {
+            Some(of) if !named.insert((field, of)) => Err(format!("{of} is given twice; leave out one of them")),
+            _ => config.set(field, value),
+        };
+        note(&mut problems, given, set);
     }
     config.check_together(&mut problems);
     if problems.is_empty() { Ok(config) } else { Err(problems) }
@@ -437,6 +444,8 @@ mod tests {
         let config = load_text("[archives]\nvod = '/tmp/a'\n", &[("archive", "news=/tmp/b")]).expect("valid");
         assert_eq!(config.directories().count(), 3);
         let text = "data = '/tmp/a'\n[archives]\nvod = '/tmp/a'\n'../up' = '/tmp/b'\nlive = 7\n";
+        let twice = [("archive", "news=/tmp/b"), ("archive", "news=/tmp/c")];
+        assert_eq!(load_text("", &twice).expect_err("which?").len(), 1);
         assert_eq!(load_text(text, &[("archive", "/tmp/c")]).expect_err("mistakes").len(), 4);
     }
 

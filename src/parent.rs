@@ -14,6 +14,7 @@ use heart::Heart;
 use rustix::process::Signal;
 use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::{ExitCode, ExitStatus, Stdio};
@@ -210,6 +211,8 @@ fn start(program: &PathBuf, listeners: &Listeners, restarts: u64) -> anyhow::Res
     command.env_remove("LISTEN_PID").env_remove("WATCHDOG_PID").env(RESTARTS, restarts.to_string());
     // A service manager's watchdog is fed by who knows of progress: the worker.
     command.fd_mappings(mappings.collect())?;
+    // A terminal's signals are the parent's, which passes them on: a worker that heard of them twice would end at once.
+    command.process_group(0);
     let mut command = Command::from(command);
     let worker = command.kill_on_drop(true).spawn().with_context(|| program.display().to_string())?;
     Ok((worker, heart))

@@ -221,7 +221,10 @@ async fn remove(State(context): State<Context>, Path(named): Named) -> Result<St
     let id = context.ended(named)?;
     let asked = context.of(&id.stream);
     let removed = asked.ask(&asked.changing, move |recordings| match recordings.remove(&id) {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            info!(stream = %id.stream, session = id.session, "recording removed on request");
+            Ok(true)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     });

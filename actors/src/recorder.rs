@@ -14,7 +14,7 @@ use std::sync::Arc;
 use storage::LiveStream;
 use storage::disk::{Busy, Disk};
 use storage::recording::{RecordedSegment, RecordingId, SessionRecord, Totals, gaps_between};
-use storage::recordings::Recordings;
+use storage::recordings::{End, Recordings};
 use storage::spool::Waiting;
 use tokio::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ pub enum Msg {
     /// They are durable.
     Synced(u64, io::Result<()>),
     /// And so are the entries that name them.
-    Recorded(u64, io::Result<()>),
+    Recorded(u64, io::Result<Option<End>>),
     /// The VOD is there.
     Finished(u64, io::Result<()>),
     /// Fails on purpose.
@@ -85,6 +85,7 @@ impl Actor for Recorder {
             opened: None,
             described: None,
             batch: None,
+            end: None,
             must_sync: false,
             vital,
         })
@@ -131,6 +132,8 @@ pub struct State {
     /// The record that was written last, and when.
     described: Option<(SessionRecord, Instant)>,
     batch: Option<Batch>,
+    /// Where the index ended with the batch before, if there was one since it was opened.
+    end: Option<End>,
     /// What was written before a failure may not be durable, whatever the next look says.
     must_sync: bool,
     vital: Arc<Vital>,
@@ -201,7 +204,7 @@ impl State {
         now: Instant,
     ) {
         if let Some(opened) = self.answered(ticket, result, now) {
-            self.stream.spool.opened(opened.0.as_ref());
+            self.stream.spool.opened(opened.0.as_ref(), &self.stream.window.snapshot());
             self.opened = Some(opened);
             self.tick(myself, now);
         }
@@ -228,13 +231,13 @@ impl State {
     fn append(&mut self, myself: &ActorRef<Msg>, now: Instant) {
         let Some(batch) = &self.batch else { return };
         let (id, entries) = (RecordingId::of(&self.stream), batch.entries.clone());
-        self.begin(myself, now, move |recordings| recordings.append(&id, &entries), Msg::Recorded);
+        let end = self.end.clone();
+        self.begin(myself, now, move |recordings| recordings.append(&id, &entries, end.as_ref()), Msg::Recorded);
     }
 
-    fn recorded(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<()>, now: Instant) {
-        if self.answered(ticket, result, now).is_none() {
-            return;
-        }
+    fn recorded(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<Option<End>>, now: Instant) {
+        let Some(end) = self.answered(ticket, result, now) else { return };
+        self.end = end;
         let (Some(Batch { segments, entries }), Some((_, totals))) = (self.batch.take(), &self.opened) else { return };
         self.operations.succeeded();
         self.stream.spool.add_gaps((entries.len() - segments.len()) as u64);
@@ -289,7 +292,7 @@ impl State {
         self.operations.failed(now, fastrand::f64());
         // After a failure nobody knows what was appended: look before appending again. Nor what is durable: the error
         // of a write-back is told once.
-        (self.opened, self.described, self.batch) = (None, None, None);
+        (self.opened, self.described, self.batch, self.end) = (None, None, None, None);
         self.must_sync = true;
     }
 }

@@ -229,23 +229,26 @@ fn look(archive: &dyn Archive, stream: &LiveStream, scrub: Option<u64>) -> io::R
 fn mend(recordings: &Recordings, stream: &LiveStream, compared: Option<&str>) -> (usize, io::Result<()>) {
     let (id, snapshot) = (RecordingId::of(stream), stream.window.snapshot());
     let (mut mended, mut failed) = (0, Ok(()));
-    let mut mend = |uri: &str, content: &Content, compare| match recordings.mend(&id, uri, content, compare) {
-        Ok(spoilt) => mended += usize::from(spoilt),
-        Err(error) if failed.is_ok() => failed = Err(error),
-        Err(_) => {}
-    };
+    let mut mend =
+        |sequence, uri: &str, content: &Content, compare| match recordings
+            .mend(&id, uri, content, compare, || stream.spool.is_recorded(sequence))
+        {
+            Ok(spoilt) => mended += usize::from(spoilt),
+            Err(error) if failed.is_ok() => failed = Err(error),
+            Err(_) => {}
+        };
     let expired = snapshot.expired.iter().map(|expired| &expired.segment);
     // A gap has no bytes here, and may have some there.
     for segment in expired.chain(&snapshot.listed).filter(|segment| !segment.listed.gap) {
         let uri = RecordedSegment::of(segment, "").file.uri;
         let compare = compared == Some(&*segment.file.name);
-        mend(&uri, &segment.file.bytes, compare);
+        mend(segment.sequence, &uri, &segment.file.bytes, compare);
     }
-    let map = snapshot.listed.last().and_then(|newest| newest.map.as_deref());
-    if let Some((recorded, file)) = stream.spool.map().zip(map)
+    let newest = snapshot.listed.last().and_then(|newest| Some((newest.sequence, newest.map.as_deref()?)));
+    if let Some((recorded, (sequence, file))) = stream.spool.map().zip(newest)
         && recorded.uri.rsplit('/').next() == Some(&*file.name)
     {
-        mend(&recorded.uri, &file.bytes, compared.is_some());
+        mend(sequence, &recorded.uri, &file.bytes, compared.is_some());
     }
     (mended, failed)
 }

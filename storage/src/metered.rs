@@ -3,7 +3,7 @@
 use crate::archive::{Archive, Aside, Room};
 use crate::name::StreamName;
 use crate::numbers::Numbers;
-use crate::signs::Signs;
+use crate::signs::{PROBE, Signs};
 use bytes::Bytes;
 use memory::Content;
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ impl Archive for Metered {
     }
 
     fn probe(&self) -> io::Result<()> {
-        self.signs.wait("probe", || self.archive.probe())
+        self.signs.wait(PROBE, || self.archive.probe())
     }
 
     fn room(&self) -> io::Result<Room> {

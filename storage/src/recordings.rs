@@ -3,17 +3,21 @@
 //! A segment that lies in the live directory becomes a second name of the same file: it is written once. Every call
 //! may block or fail; none is made on the live path.
 
+mod index;
+
 use crate::archive::Room;
 use crate::export::{ExportError, Exported};
 use crate::name::StreamName;
-use crate::recording::{RecordedFile, RecordedSegment, RecordingId, SessionRecord, Totals, entries, lines};
+use crate::recording::{RecordedFile, RecordedSegment, RecordingId, SessionRecord, Totals, entries};
 use crate::signs::Signs;
 use crate::snapshot::{DIGESTS, File, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
 use crate::write::Direct;
 use bytes::Bytes;
+pub use index::End;
+use index::{ENTRIES, append_lines};
 use memory::Content;
 use std::fs;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +28,6 @@ pub const DIRECTORY: &str = "recordings";
 const SESSION: &str = "session.json";
 /// The whole recording as one file, once somebody has asked for it.
 pub const MOVIE: &str = "recording.mp4";
-/// Entries of an hour's segments.
-const ENTRIES: &str = "segments.jsonl";
 /// Suffix of files that are being written.
 const ASIDE: &str = ".tmp";
 /// Extension of a recording that was removed, until its files are.
@@ -84,17 +86,30 @@ impl Recordings {
     }
 
     /// Writes a file again that was kept and has another length by now, or, if they are to be compared, other bytes:
-    /// it may be a second name of a file that somebody changed. Whether it had to be. Durable when it returns.
-    pub fn mend(&self, id: &RecordingId, uri: &str, content: &Content, compare: bool) -> io::Result<bool> {
+    /// it may be a second name of a file that somebody changed. One that is not there is, too, if it is recorded and not
+    /// removed with the whole recording. Whether it had to be. Durable when it returns.
+    pub fn mend(
+        &self,
+        id: &RecordingId,
+        uri: &str,
+        content: &Content,
+        compare: bool,
+        is_recorded: impl Fn() -> bool,
+    ) -> io::Result<bool> {
         let path = self.directory(id).join(uri);
         let length = || match fs::metadata(&path) {
             Ok(there) => Ok(Some(there.len())),
-            // It is not recorded yet, or somebody has removed it.
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         };
-        let Some(length) = self.signs.wait("stat", length)? else { return Ok(false) };
-        let is_right = length == content.len() as u64
+        let length = self.signs.wait("stat", length)?;
+        if length.is_none() {
+            if !is_recorded() {
+                return Ok(false);
+            }
+            fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
+        }
+        let is_right = length == Some(content.len() as u64)
             && (!compare || self.signs.wait("read", || fs::read(&path))? == content.to_bytes());
         if !is_right {
             self.write(&path, content)?;
@@ -103,14 +118,19 @@ impl Recordings {
         Ok(!is_right)
     }
 
-    /// Appends entries, each to its hour.
-    pub fn append(&self, id: &RecordingId, all: &[RecordedSegment]) -> io::Result<()> {
+    /// Appends entries, each to its hour; where the last of them ends. If it is known where the one before them ended, an
+    /// index that ends elsewhere is an error: somebody has changed it, or it is on another mount.
+    pub fn append(&self, id: &RecordingId, all: &[RecordedSegment], after: Option<&End>) -> io::Result<Option<End>> {
         let hour_of = |entry: &RecordedSegment| entry.file.uri.split('/').next().unwrap_or_default().to_owned();
+        let mut end = None;
         for of_hour in all.chunk_by(|a, b| hour_of(a) == hour_of(b)) {
-            let hour = self.directory(id).join(hour_of(&of_hour[0]));
-            self.signs.wait("append", || append_lines(&hour, of_hour))?;
+            let name = hour_of(&of_hour[0]);
+            let expected = after.and_then(|after| after.of(&name));
+            let hour = self.directory(id).join(&name);
+            let length = self.signs.wait("append", || append_lines(&hour, of_hour, expected))?;
+            end = Some(End::new(name, length));
         }
-        Ok(())
+        Ok(end)
     }
 
     /// Writes the record of a session that goes on. One that has ended is left as it is: whoever would change it was
@@ -332,29 +352,6 @@ fn sweep(directory: &Path, left: &mut usize) -> io::Result<bool> {
     fs::remove_dir(directory).map(|()| true)
 }
 
-/// Appends entries to those of their hour.
-fn append_lines(hour: &Path, of_hour: &[RecordedSegment]) -> io::Result<()> {
-    // A gap may be all there is of an hour.
-    fs::create_dir_all(hour)?;
-    let mut file = fs::File::options().read(true).append(true).create(true).open(hour.join(ENTRIES))?;
-    let mut text = lines(of_hour);
-    if is_torn(&mut file)? {
-        text.insert(0, b'\n');
-    }
-    file.write_all(&text)
-}
-
-/// Whether the last line of a file was not written to its end.
-fn is_torn(file: &mut fs::File) -> io::Result<bool> {
-    if file.seek(SeekFrom::End(0))? == 0 {
-        return Ok(false);
-    }
-    file.seek(SeekFrom::End(-1))?;
-    let mut last = [0];
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
-}
-
 /// Names in a directory, in order; none if there is no such directory.
 fn names(directory: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
@@ -422,7 +419,7 @@ mod tests {
         let (directory, recordings) = recordings();
         let (id, uri): (RecordingId, _) = ("live/show/1".parse().expect("an id"), "2026112112/0-1.m4s");
         let content = Content::from(&b"the segment"[..]);
-        let mend = |compare| recordings.mend(&id, uri, &content, compare).expect("it answers");
+        let mend = |compare| recordings.mend(&id, uri, &content, compare, || false).expect("it answers");
         assert!(!mend(true), "nothing is recorded yet");
         let path = directory.path().join("recordings/live/show/1").join(uri);
         fs::create_dir_all(path.parent().expect("an hour")).expect("made");
@@ -431,5 +428,36 @@ mod tests {
         fs::write(&path, "THE SEGMENT").expect("written");
         assert!(!mend(false) && mend(true));
         assert_eq!(fs::read(&path).expect("read"), b"the segment");
+        fs::remove_dir_all(directory.path().join("recordings/live")).expect("removed");
+        assert!(!mend(false), "somebody may have removed the whole recording");
+        assert!(recordings.mend(&id, uri, &content, false, || true).expect("it answers"));
+        assert_eq!(fs::read(&path).expect("read"), b"the segment");
+    }
+
+    #[test]
+    fn an_index_that_is_not_what_it_was_is_not_appended_to() {
+        let (directory, recordings) = recordings();
+        let id: RecordingId = "live/show/1".parse().expect("an id");
+        let gap = |sequence| RecordedSegment {
+            sequence,
+            file: RecordedFile { uri: format!("2026112112/0-{sequence}"), sha256: String::new() },
+            map: None,
+            duration: 90_000,
+            discontinuity: false,
+            program_date_time_ms: 0,
+            gap: true,
+            bytes: 0,
+        };
+        let append = |sequence, after: Option<&End>| recordings.append(&id, &[gap(sequence)], after);
+        let first = append(1, None).expect("appended").expect("an entry");
+        let second = append(2, Some(&first)).expect("appended").expect("an entry");
+        assert!(append(3, Some(&first)).is_err(), "somebody else has appended");
+        let index = directory.path().join("recordings/live/show/1/2026112112/segments.jsonl");
+        fs::remove_file(&index).expect("removed");
+        assert_eq!(append(3, Some(&second)).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+        append(3, None).expect("it was looked at");
+        let sequences: Vec<_> =
+            recordings.entries(&id).expect("read").into_iter().map(|entry| entry.sequence).collect();
+        assert_eq!(sequences, [3]);
     }
 }

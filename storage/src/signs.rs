@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// An error is a sign for this long: whoever failed tries again well before.
 const RECENT: Duration = Duration::from_secs(10);
+/// The kind of the storage probe's own operation.
+pub const PROBE: &str = "probe";
 
 /// How an archive is doing; the worst that is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,11 +81,15 @@ impl Signs {
     }
 
     fn note(&self, kind: &'static str, error: &io::Error, now: Instant) {
-        // Something that is not there is damage, which the watcher mends, and not a storage that fails.
-        if error.kind() == ErrorKind::NotFound {
+        // Something that is not there is damage, which the watcher mends, and not a storage that fails; but the probe makes
+        // what it needs, and tells what it finds.
+        let is_damage = error.kind() == ErrorKind::NotFound;
+        if !is_damage || kind == PROBE {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, error.to_string(), now));
+        }
+        if is_damage {
             return;
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, error.to_string(), now));
         let is_full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
         let since = now.saturating_duration_since(self.began).as_millis();
         let sign = if is_full { &self.full } else { &self.failed };

@@ -96,24 +96,13 @@ impl Spool {
         state.shrink(max_bytes);
     }
 
-    /// Told what the recording ended with when it was opened: nothing of that is recorded again.
-    pub fn opened(&self, last: Option<&RecordedSegment>) {
+    /// Told what the recording ended with when it was opened: nothing of that is recorded again, and what it has lost is,
+    /// if it is in memory.
+    pub fn opened(&self, last: Option<&RecordedSegment>, snapshot: &Snapshot) {
         let mut state = self.lock();
-        let Some(last) = last else { return };
-        state.recorded(last.sequence);
-        state.next = state.next.max(last.sequence + 1);
-        // What is noted already may lie in the same initialization section, in the directory of an earlier hour.
-        let Some(map) = &last.map else { return };
-        let name = |file: &RecordedFile| file.uri.rsplit('/').next().map(str::to_owned);
-        let same = |file: &Option<RecordedFile>| file.as_ref().is_some_and(|file| name(file) == name(map));
-        for waiting in &mut state.waiting {
-            if same(&waiting.entry.map) {
-                waiting.entry.map = Some(map.clone());
-            }
-        }
-        if state.map.is_none() || same(&state.map) {
-            state.map = Some(map.clone());
-        }
+        state.adopt(last);
+        let from = last.map_or(state.first, |last| last.sequence + 1);
+        state.relist(from, snapshot);
     }
 
     /// The first that are ready, in order.
@@ -134,6 +123,13 @@ impl Spool {
     /// Whether the recording is complete.
     pub fn is_finished(&self) -> bool {
         self.lock().finished
+    }
+
+    /// Whether this segment is recorded, and more of the recording is to come: nobody may have removed it.
+    pub fn is_recorded(&self, sequence: u64) -> bool {
+        let state = self.lock();
+        let next = state.waiting.front().map_or(state.next, |waiting| waiting.entry.sequence);
+        !state.finished && (state.first..next).contains(&sequence)
     }
 
     /// Whether nothing waits.
@@ -173,7 +169,35 @@ impl Spool {
 }
 
 impl State {
-    fn add(&mut self, published: &Arc<Published>) {
+    fn adopt(&mut self, last: Option<&RecordedSegment>) {
+        let Some(last) = last else { return };
+        self.recorded(last.sequence);
+        self.next = self.next.max(last.sequence + 1);
+        // What is noted already may lie in the same initialization section, in the directory of an earlier hour.
+        let Some(map) = &last.map else { return };
+        let name = |file: &RecordedFile| file.uri.rsplit('/').next().map(str::to_owned);
+        let same = |file: &Option<RecordedFile>| file.as_ref().is_some_and(|file| name(file) == name(map));
+        for waiting in &mut self.waiting {
+            if same(&waiting.entry.map) {
+                waiting.entry.map = Some(map.clone());
+            }
+        }
+        if self.map.is_none() || same(&self.map) {
+            self.map = Some(map.clone());
+        }
+    }
+
+    /// Has those wait again that were recorded, from this number on.
+    fn relist(&mut self, from: u64, snapshot: &Snapshot) {
+        let to = self.waiting.front().map_or(self.next, |waiting| waiting.entry.sequence);
+        let expired = snapshot.expired.iter().map(|expired| &expired.segment);
+        let lost = expired.chain(&snapshot.listed).filter(|published| (from..to).contains(&published.sequence));
+        let lost: Vec<_> = lost.map(|published| self.waiting(published)).collect();
+        lost.into_iter().rev().for_each(|waiting| self.waiting.push_front(waiting));
+    }
+
+    /// What is to be recorded of a segment.
+    fn waiting(&self, published: &Arc<Published>) -> Waiting {
         let map_hour = match (&self.map, published.map.as_deref()) {
             (Some(map), Some(file)) => {
                 map.uri.split_once('/').filter(|(_, name)| *name == file.name).map(|(hour, _)| hour)
@@ -182,11 +206,16 @@ impl State {
         };
         let map_hour = map_hour.map_or_else(|| hour(published.listed.program_date_time_ms), str::to_owned);
         let entry = RecordedSegment::of(published, &map_hour);
-        self.map.clone_from(&entry.map);
-        self.next = entry.sequence + 1;
         let gap = entry.gap;
-        self.gaps += u64::from(gap);
-        self.push(Waiting { entry, published: Some(published.clone()).filter(|_| !gap) });
+        Waiting { entry, published: Some(published.clone()).filter(|_| !gap) }
+    }
+
+    fn add(&mut self, published: &Arc<Published>) {
+        let waiting = self.waiting(published);
+        self.map.clone_from(&waiting.entry.map);
+        self.next = waiting.entry.sequence + 1;
+        self.gaps += u64::from(waiting.entry.gap);
+        self.push(waiting);
     }
 
     fn push(&mut self, waiting: Waiting) {
@@ -319,7 +348,7 @@ mod tests {
         spool.note(&window(1..5), usize::MAX);
         let mut last = RecordedSegment::of(&published(2), "2026010100");
         last.map = Some(RecordedFile { uri: "2026010100/0-1.mp4".to_owned(), sha256: "aa".to_owned() });
-        spool.opened(Some(&last));
+        spool.opened(Some(&last), &window(1..5));
         spool.note(&window(3..6), usize::MAX);
         assert_eq!(all(&spool), [(3, false), (4, false), (5, false)]);
         let maps = spool.batch(100, |_| true).into_iter().filter_map(|waiting| waiting.entry.map);
@@ -333,5 +362,23 @@ mod tests {
         let expired = crate::snapshot::Expired { segment: published(3), until: Instant::now() };
         spool.note(&Snapshot { expired: vec![expired], ..window(4..6) }, 0);
         assert_eq!(all(&spool), [(1, true), (2, true), (3, false), (4, false), (5, false)]);
+    }
+    #[test]
+    fn what_a_recording_has_lost_waits_again_if_it_is_in_memory() {
+        let spool = Spool::starting_at(1);
+        spool.note(&window(1..6), usize::MAX);
+        spool.recorded(4);
+        assert!(spool.is_recorded(4) && !spool.is_recorded(5));
+        let last = RecordedSegment::of(&published(2), "2026010100");
+        spool.opened(Some(&last), &window(2..6));
+        assert_eq!(all(&spool), [(3, false), (4, false), (5, false)]);
+        spool.recorded(5);
+        spool.opened(None, &window(4..6));
+        assert_eq!(all(&spool), [(4, false), (5, false)], "what is before them is told when these are recorded");
+        spool.note(&window(5..7), usize::MAX);
+        assert_eq!(all(&spool), [(4, false), (5, false), (6, false)]);
+        assert_eq!(spool.bytes(), LENGTH);
+        spool.finish();
+        assert!(!spool.is_recorded(1), "somebody may have removed it");
     }
 }

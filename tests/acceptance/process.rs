@@ -67,6 +67,19 @@ fn a_process_that_is_told_to_stop_publishes_what_it_has_and_its_successor_goes_o
 }
 
 #[test]
+fn a_terminal_tells_the_parent_alone_and_the_worker_drains() {
+    let server = Server::supervised(&["--drain", "1"]);
+    let worker = wait_for("there is a worker", Duration::from_secs(5), || server.worker());
+    let group = |pid| rustix::process::getpgid(Some(pid)).expect("it runs");
+    assert_eq!(group(worker), worker, "it would hear of a Ctrl-C twice");
+    server.tell_group(Signal::INT);
+    let log = server.log();
+    assert_eq!(server.exit().code(), Some(0));
+    let log = log.lock().expect("log").join("\n");
+    assert!(log.contains("draining") && !log.contains("told twice"), "{log}");
+}
+
+#[test]
 fn told_twice_it_ends_at_once() {
     let server = Server::start(&["--drain", "60"]);
     let told = Instant::now();

@@ -218,6 +218,36 @@ fn what_is_truncated_in_the_live_directory_is_whole_in_the_recording_too() {
 }
 
 #[test]
+fn a_live_recording_that_is_deleted_comes_back_while_it_is_in_memory() {
+    let clip = Clip { seconds: 20, ..CLIP };
+    let archive = tempfile::tempdir().expect("temporary directory");
+    let data = archive.path().join("data");
+    let server = Server::start_on(&data, &["--record", "--grace", "1"]);
+    let publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
+    let recorded = || {
+        let session = std::fs::read_dir(data.join("recordings/live/show")).ok()?.flatten().next()?.path();
+        let hour = std::fs::read_dir(&session).ok()?.flatten().map(|entry| entry.path()).find(|path| path.is_dir())?;
+        let index = std::fs::read_to_string(hour.join("segments.jsonl")).ok()?;
+        (index.lines().count() >= 2).then_some((session, hour))
+    };
+    let (session, _) = wait_for("two segments are recorded", FINISHED, recorded);
+    std::fs::remove_dir_all(session).expect("removed");
+    let (session, hour) = wait_for("they are recorded again", FINISHED, recorded);
+    let first = std::fs::read_dir(&hour).expect("listed").flatten().map(|entry| entry.path());
+    let first = first.filter(|path| path.extension().is_some_and(|extension| extension == "m4s")).min();
+    let first = first.expect("a segment");
+    std::fs::remove_file(&first).expect("removed");
+    wait_for("a single file, too", FINISHED, || first.exists().then_some(()));
+    assert!(session.join("session.json").exists());
+    assert!(server.metric("steadycast_recording_damage_total", "") >= 1.0);
+    assert!(publisher.finish(Duration::from_secs(60)));
+    let recording = finished(&server);
+    assert_eq!(number(&recording, "gaps"), 0);
+    let directory = tempfile::tempdir().expect("temporary directory");
+    assert_same_packets(&clip.flv(), &Vod::of(&server, &recording).write(directory.path()), &["v", "a"]);
+}
+
+#[test]
 fn a_session_that_met_kill_9_and_a_reconnect_is_one_recording_and_what_viewers_got_is_in_it() {
     let clip = Clip { b_frames: 0, ..CLIP };
     let options = ["--record", "--grace", "20"];

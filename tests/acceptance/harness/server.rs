@@ -3,6 +3,7 @@
 use super::wait_for;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -73,7 +74,8 @@ impl Server {
     fn supervised_in(directory: TempDir, data: &Path, options: &[&str]) -> Self {
         let (directory, data) = (Arc::new(directory), data.to_owned());
         let mut command = Command::new(env!("CARGO_BIN_EXE_steadycast"));
-        command.arg("supervise");
+        // As a shell starts it: what a terminal sends goes to all of this group.
+        command.arg("supervise").process_group(0);
         Self::start_with(command, directory, data, ["127.0.0.1:0"; 3], options)
     }
 
@@ -87,6 +89,11 @@ impl Server {
     /// Sends the process a signal.
     pub fn tell(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// Sends a signal as a terminal does: to all of its group.
+    pub fn tell_group(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process_group(rustix::process::Pid::from_child(&self.child), signal).expect("it runs");
     }
 
     /// Waits for its end, and keeps its directories.

@@ -1,0 +1,58 @@
+//! The index of a recording: for each hour a file of entries, one line each, that is only appended to.
+
+use crate::recording::{RecordedSegment, lines};
+use std::fs;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+/// Entries of an hour's segments.
+pub const ENTRIES: &str = "segments.jsonl";
+/// Somebody has deleted or cut an index, or it is on another mount.
+const INDEX_CHANGED: &str =
+    "its index is not what it was; what is in memory is listed again, and what is not in the index is a gap";
+/// Where the index of an hour ended when entries had been appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    hour: String,
+    length: u64,
+}
+
+impl End {
+    /// In this hour, after so many bytes.
+    pub(super) fn new(hour: String, length: u64) -> Self {
+        Self { hour, length }
+    }
+
+    /// How long the index of this hour is, if it ended there.
+    pub(super) fn of(&self, hour: &str) -> Option<u64> {
+        (self.hour == hour).then_some(self.length)
+    }
+}
+
+/// Appends entries to those of their hour, which are to be so many bytes if that is known; how many there are then.
+pub fn append_lines(hour: &Path, of_hour: &[RecordedSegment], expected: Option<u64>) -> io::Result<u64> {
+    // A gap may be all there is of an hour.
+    fs::create_dir_all(hour)?;
+    let mut file = fs::File::options().read(true).append(true).create(true).open(hour.join(ENTRIES))?;
+    let there = file.metadata()?.len();
+    if expected.is_some_and(|expected| expected != there) {
+        return Err(io::Error::new(ErrorKind::NotFound, INDEX_CHANGED));
+    }
+    let mut text = lines(of_hour);
+    if is_torn(&mut file)? {
+        text.insert(0, b'\n');
+    }
+    file.write_all(&text)?;
+    Ok(there + text.len() as u64)
+}
+
+/// Whether the last line of a file was not written to its end.
+fn is_torn(file: &mut fs::File) -> io::Result<bool> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(false);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}

@@ -14,11 +14,19 @@ use supervisors::events;
 /// How long the archive may take to give back what viewers have seen; what is late is a gap.
 const READ_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Sessions that had ended, at most: they are shown a little longer, and what their recordings lack is told of.
+const MAX_ENDED: usize = 256;
+
 /// Puts every session that viewers may still be watching into the registry.
 pub fn adopt(records: &Records, mounts: &Mounts, registry: &Registry, settings: &StreamSettings) -> io::Result<()> {
     let deadline = Instant::now() + READ_DEADLINE;
     // All are asked for before any is waited for: the disk's threads share the work and the deadline.
-    let reads: Vec<_> = records.all()?.into_iter().map(|record| (read_files(&record, mounts), record)).collect();
+    let mut records = records.all()?;
+    // What is live comes first. Sessions that had ended and whose recordings lack something follow, as far as there is room.
+    records.sort_by_key(|record| record.ended);
+    let live = records.iter().filter(|record| !record.ended).count();
+    records.truncate(live + MAX_ENDED);
+    let reads: Vec<_> = records.into_iter().map(|record| (read_files(&record, mounts), record)).collect();
     for (read, record) in reads {
         let mut files = gathered(read, deadline);
         let snapshot = record.adopt(&mut |name| files.remove(name));

@@ -51,13 +51,13 @@ impl Keeper {
         Self { directory: directory.to_owned(), option, file: None }
     }
 
-    /// Locks the directory that is there now, unless it is locked.
-    pub fn look(&mut self) -> Result<(), LockError> {
+    /// Locks the directory that is there now, unless it is locked; whether it was not.
+    pub fn look(&mut self) -> Result<bool, LockError> {
         if self.file.as_ref().is_some_and(|file| is_at(file, &self.directory.join(LOCK))) {
-            return Ok(());
+            return Ok(false);
         }
         self.file = Some(lock(&self.directory, self.option)?);
-        Ok(())
+        Ok(true)
     }
 
     /// Goes on looking for as long as the process lives. Storage that hangs keeps this thread waiting, and no other.
@@ -66,32 +66,26 @@ impl Keeper {
         loop {
             // The pace of the looks: there is no event for what happens on another machine's file system.
             std::thread::sleep(LOOK_EVERY);
-            let before = self.file.as_ref().and_then(identity);
             let looked = self.look();
             let was_taken = std::mem::replace(&mut is_taken, matches!(looked, Err(LockError::Taken(..))));
             match looked {
-                Ok(()) if self.file.as_ref().and_then(identity) != before => {
-                    info!(directory = %self.directory.display(), "the archive is locked again: its directory is another one");
-                }
+                Ok(true) => info!(directory = %self.directory.display(), "the archive is locked: its lock had gone"),
                 Err(error @ LockError::Taken(..)) if !was_taken => {
                     error!(%error, "two processes write into one archive")
                 }
                 // What fails is told by the storage's health, and tried again.
-                Ok(()) | Err(_) => {}
+                Ok(false) | Err(_) => {}
             }
         }
     }
 }
 
-fn identity(file: &File) -> Option<(u64, u64)> {
-    file.metadata().ok().map(|data| (data.dev(), data.ino()))
-}
-
 /// Whether this file is the one at `path`; one that cannot be asked for has not been seen to go.
 fn is_at(file: &File, path: &Path) -> bool {
-    match metadata(path) {
-        Ok(there) => identity(file) == Some((there.dev(), there.ino())),
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    match (file.metadata(), metadata(path)) {
+        (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
+        (Err(_), Ok(_)) => true,
+        (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 

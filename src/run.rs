@@ -169,7 +169,7 @@ fn lock_archives(config: &Config) -> anyhow::Result<()> {
         let (locked, lock) = sync_channel(1);
         let mut keeper = locks::Keeper::new(directory, option);
         let work = move || {
-            let _ = locked.send(keeper.look());
+            let _ = locked.send(keeper.look().map(drop));
             keeper.keep();
         };
         thread::Builder::new().name("archive-lock".to_owned()).spawn(work)?;

@@ -277,6 +277,15 @@ pub fn watch_failed(stream: &LiveStream, error: &io::Error) {
     debug!(stream = %stream.name, %error, "archive could not be listed");
 }
 
+/// So many segments were recorded, and are in the recording's index no more.
+pub fn index_lost(stream: &LiveStream, segments: u64) {
+    warn!(
+        stream = %stream.name,
+        segments,
+        "the index of a recording is not what it was: what is in memory is listed again, the rest is a gap"
+    );
+}
+
 /// How many files of a recording were found changed, and written again, and what failed meanwhile.
 pub fn recording_mended(stream: &LiveStream, files: usize, result: io::Result<()>) {
     if files > 0 {

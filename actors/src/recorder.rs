@@ -13,8 +13,8 @@ use std::io;
 use std::sync::Arc;
 use storage::LiveStream;
 use storage::disk::{Busy, Disk};
-use storage::recording::{RecordedSegment, RecordingId, SessionRecord, Totals, gaps_between};
-use storage::recordings::{End, Recordings};
+use storage::recording::{RecordedSegment, RecordingId, SessionRecord, gaps_between};
+use storage::recordings::{End, Opened, Recordings, index_changed};
 use storage::spool::Waiting;
 use tokio::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ use tokio::time::{Duration, Instant};
 const TICK: Duration = Duration::from_secs(1);
 /// Segments recorded in one go, so that one stream's backlog does not keep a disk thread from the others.
 const MAX_SEGMENTS: usize = 16;
+/// Gaps recorded in one go: a day of them at once, for each of many streams, would be gigabytes.
+const MAX_GAPS: usize = 1000;
 /// How often the session's record is written while nothing in it changes but what it adds up to: it costs a sync.
 const DESCRIBE: Duration = Duration::from_secs(60);
 /// How long recorders that outlive their stream try to finish; what they leave is finished at the next start.
@@ -35,13 +37,13 @@ pub enum Msg {
     /// Time to look at the window.
     Tick,
     /// What the recording ends with so far, and what is in it.
-    Opened(u64, io::Result<(Option<RecordedSegment>, Totals)>),
+    Opened(u64, io::Result<Opened>),
     /// Files are there; whether some had to be written.
     Kept(u64, io::Result<bool>),
     /// They are durable.
     Synced(u64, io::Result<()>),
     /// And so are the entries that name them.
-    Recorded(u64, io::Result<Option<End>>),
+    Recorded(u64, io::Result<End>),
     /// The VOD is there.
     Finished(u64, io::Result<()>),
     /// Fails on purpose.
@@ -85,7 +87,6 @@ impl Actor for Recorder {
             opened: None,
             described: None,
             batch: None,
-            end: None,
             must_sync: false,
             vital,
         })
@@ -128,12 +129,10 @@ pub struct State {
     /// Until when it tries, if it outlives its stream.
     last_until: Option<Instant>,
     /// What the recording ends with, once that is known.
-    opened: Option<(Option<RecordedSegment>, Totals)>,
+    opened: Option<Opened>,
     /// The record that was written last, and when.
     described: Option<(SessionRecord, Instant)>,
     batch: Option<Batch>,
-    /// Where the index ended with the batch before, if there was one since it was opened.
-    end: Option<End>,
     /// What was written before a failure may not be durable, whatever the next look says.
     must_sync: bool,
     vital: Arc<Vital>,
@@ -153,8 +152,8 @@ impl State {
             }
         }
         let id = RecordingId::of(&self.stream);
-        let Some((last, totals)) = &self.opened else {
-            return self.begin(myself, now, move |recordings| recordings.last(&id), Msg::Opened);
+        let Some(Opened { last, totals, .. }) = &self.opened else {
+            return self.begin(myself, now, move |recordings| recordings.open(&id), Msg::Opened);
         };
         let record = SessionRecord::of(&self.stream, &snapshot, *totals);
         // What is in the live directory, or will be, is not written twice.
@@ -167,12 +166,19 @@ impl State {
         let segments = self.stream.spool.batch(MAX_SEGMENTS, ready);
         if segments.is_empty() {
             if snapshot.ended && self.stream.spool.is_empty() {
-                let finish = move |recordings: &Recordings| recordings.finish(record, PUBLISHER_GONE);
+                let totals = *totals;
+                let finish = move |recordings: &Recordings| {
+                    // Nothing was appended for a while: an index that was lost meanwhile is no end of a recording.
+                    if recordings.open(&id)?.totals != totals {
+                        return Err(index_changed());
+                    }
+                    recordings.finish(record, PUBLISHER_GONE)
+                };
                 self.begin(myself, now, finish, Msg::Finished);
             }
             return;
         }
-        let batch = Batch { entries: entries(last.as_ref(), self.stream.spool.first(), &segments), segments };
+        let batch = Batch::of(last.as_ref(), self.stream.spool.first(), segments);
         let describe = self.is_news(&record, now).then(|| record.clone());
         if describe.is_some() {
             self.described = Some((record, now));
@@ -196,15 +202,12 @@ impl State {
         })
     }
 
-    fn opened(
-        &mut self,
-        myself: &ActorRef<Msg>,
-        ticket: u64,
-        result: io::Result<(Option<RecordedSegment>, Totals)>,
-        now: Instant,
-    ) {
+    fn opened(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<Opened>, now: Instant) {
         if let Some(opened) = self.answered(ticket, result, now) {
-            self.stream.spool.opened(opened.0.as_ref(), &self.stream.window.snapshot());
+            let lost = self.stream.spool.opened(opened.last.as_ref(), &self.stream.window.snapshot());
+            if lost > 0 {
+                events::index_lost(&self.stream, lost);
+            }
             self.opened = Some(opened);
             self.tick(myself, now);
         }
@@ -229,21 +232,20 @@ impl State {
     }
 
     fn append(&mut self, myself: &ActorRef<Msg>, now: Instant) {
-        let Some(batch) = &self.batch else { return };
-        let (id, entries) = (RecordingId::of(&self.stream), batch.entries.clone());
-        let end = self.end.clone();
-        self.begin(myself, now, move |recordings| recordings.append(&id, &entries, end.as_ref()), Msg::Recorded);
+        let (Some(batch), Some(opened)) = (&self.batch, &self.opened) else { return };
+        let (id, entries, end) = (RecordingId::of(&self.stream), batch.entries.clone(), opened.end.clone());
+        self.begin(myself, now, move |recordings| recordings.append(&id, &entries, &end), Msg::Recorded);
     }
 
-    fn recorded(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<Option<End>>, now: Instant) {
+    fn recorded(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<End>, now: Instant) {
         let Some(end) = self.answered(ticket, result, now) else { return };
-        self.end = end;
-        let (Some(Batch { segments, entries }), Some((_, totals))) = (self.batch.take(), &self.opened) else { return };
+        let (Some(Batch { segments, entries }), Some(opened)) = (self.batch.take(), &mut self.opened) else { return };
+        opened.end = end;
         self.operations.succeeded();
         self.stream.spool.add_gaps((entries.len() - segments.len()) as u64);
         if let Some(last) = entries.last() {
             self.stream.spool.recorded(last.sequence);
-            self.opened = Some((Some(last.clone()), totals.and(&entries)));
+            (opened.last, opened.totals) = (Some(last.clone()), opened.totals.and(&entries));
         }
         // A backlog goes on at once.
         self.tick(myself, now);
@@ -292,18 +294,59 @@ impl State {
         self.operations.failed(now, fastrand::f64());
         // After a failure nobody knows what was appended: look before appending again. Nor what is durable: the error
         // of a write-back is told once.
-        (self.opened, self.described, self.batch, self.end) = (None, None, None, None);
+        (self.opened, self.described, self.batch) = (None, None, None);
         self.must_sync = true;
     }
 }
 
-/// Entries of segments, with gaps for those that are missing before them.
-fn entries(last: Option<&RecordedSegment>, first: u64, segments: &[Waiting]) -> Vec<RecordedSegment> {
-    let mut all: Vec<RecordedSegment> = Vec::new();
-    for Waiting { entry, .. } in segments {
-        let gaps = gaps_between(all.last().or(last), first, entry);
-        all.extend(gaps);
-        all.push(entry.clone());
+impl Batch {
+    /// Segments with gaps for those that are missing before them. Of many gaps it is the first, and no more segments.
+    fn of(last: Option<&RecordedSegment>, first: u64, mut segments: Vec<Waiting>) -> Self {
+        let mut entries: Vec<RecordedSegment> = Vec::new();
+        for n in 0..segments.len() {
+            let entry = &segments[n].entry;
+            let gaps = gaps_between(entries.last().or(last), first, entry, MAX_GAPS);
+            let is_all = gaps.len() < MAX_GAPS;
+            entries.extend(gaps);
+            if !is_all {
+                segments.truncate(n);
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Self { segments, entries }
     }
-    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use storage::recording::RecordedFile;
+
+    fn entry(sequence: u64) -> RecordedSegment {
+        RecordedSegment {
+            sequence,
+            file: RecordedFile { uri: format!("2026112112/0-{sequence}.m4s"), sha256: String::new() },
+            map: None,
+            duration: 180_000,
+            discontinuity: false,
+            program_date_time_ms: 0,
+            gap: false,
+            bytes: 1,
+        }
+    }
+
+    #[test]
+    fn a_day_that_is_lost_becomes_gaps_in_many_goes_and_then_come_the_segments() {
+        let waiting = || [2501, 2502].map(|sequence| Waiting { entry: entry(sequence), published: None }).to_vec();
+        let (mut last, mut sequences, mut goes) = (None, Vec::new(), 0);
+        while sequences.last() != Some(&2502) {
+            let batch = Batch::of(last.as_ref(), 1, waiting());
+            assert!(batch.entries.len() <= MAX_GAPS + 2 && (batch.segments.is_empty() || batch.segments.len() == 2));
+            sequences.extend(batch.entries.iter().map(|entry| entry.sequence));
+            last = batch.entries.last().cloned();
+            goes += 1;
+        }
+        assert_eq!((goes, sequences), (3, (1..=2502).collect()));
+    }
 }

@@ -18,6 +18,8 @@ const TICK: Duration = Duration::from_secs(30);
 
 /// Recordings that are removed in a step, at most: their records are all read for it, and their files go afterwards.
 const MAX_REMOVED: usize = 100;
+/// Removed recordings that cannot be removed from storage, at most, before no more go to make room.
+const MAX_STUCK: usize = 8;
 
 /// Messages to the retention actor.
 #[derive(Debug)]
@@ -119,13 +121,15 @@ impl State {
 /// A step that is short, however large recordings are: some files of one that was removed, or the removal of some.
 /// Whether there is more to do.
 fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
-    // One file that cannot be removed does not keep recordings for ever.
-    let swept = recordings.sweep();
-    if let Ok(true) = swept {
+    let mut swept = recordings.sweep()?;
+    if swept.more {
         return Ok(true);
     }
+    // One that cannot be removed does not keep the others for ever; where none can, removing more makes no room.
+    let makes_room = swept.stuck.len() < MAX_STUCK;
+    let stuck = swept.stuck.pop().map_or(Ok(false), Err);
     if limits.are_none() {
-        return swept;
+        return stuck;
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
@@ -143,9 +147,8 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
             // What the others leave is looked at first.
             break;
         }
-        if is_for_room && swept.is_err() {
-            // What was removed does not go: removing more of them would not make room either.
-            return swept;
+        if is_for_room && !makes_room {
+            break;
         }
         recordings.remove(&id)?;
         events::recording_removed(&id, reason);
@@ -155,7 +158,7 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
         }
         more = true;
     }
-    swept.map(|_| more)
+    stuck.map(|_| more)
 }
 
 #[cfg(test)]
@@ -210,14 +213,19 @@ mod tests {
         let recordings = Recordings::at(directory.path(), Signs::default().into());
         ["a1", "a2", "a3"].iter().zip(1..).for_each(|(session, at)| recorded(directory.path(), session, Some(at), 2));
         let show = directory.path().join("recordings/live/show");
-        std::fs::rename(show.join("a2"), show.join("a2.removed")).expect("renamed");
-        std::fs::remove_dir_all(show.join("a1")).expect("removed");
-        // No directory, which cannot be swept whoever asks.
-        std::fs::write(show.join("a1.removed"), "").expect("written");
+        std::fs::rename(show.join("a1"), show.join("a1.removed")).expect("renamed");
+        std::fs::write(show.join("stray.removed"), "").expect("written");
+        // What is no directory itself is not removed like one, whoever asks.
+        let elsewhere = tempfile::tempdir().expect("temporary directory");
+        let stick = |n: usize| std::os::unix::fs::symlink(elsewhere.path(), show.join(format!("0{n}.removed")));
+        (1..MAX_STUCK).for_each(|n| stick(n).expect("made"));
         let size = recordings.room().expect("told").size;
         let limits = Limits { free: Some(size - 1), ..Limits::default() };
         while step(&recordings, limits).is_ok_and(|more| more) {}
-        assert!(!show.join("a2.removed").exists(), "the next one is swept");
+        assert!(!show.join("a1.removed").exists(), "the next one is swept");
+        assert!(!show.join("a2").exists() && show.join("a3").exists(), "one goes at a time");
+        stick(MAX_STUCK).expect("made");
+        while step(&recordings, limits).is_ok_and(|more| more) {}
         assert!(step(&recordings, limits).is_err(), "it is told");
         assert!(show.join("a3").exists(), "removing it would make no room");
     }

@@ -24,6 +24,10 @@ const SCRUB_EVERY: u64 = 4;
 /// Every so many looks inotify is asked to watch the directory, whatever it watched before: a minute.
 const WATCH_EVERY: u64 = 12;
 
+/// Recorded files that are written again in one look, each with a sync: more would keep a disk thread for too long. The
+/// next look goes on.
+const MAX_MENDED: usize = 8;
+
 /// Messages to the watcher.
 #[derive(Debug)]
 pub enum Msg {
@@ -229,14 +233,16 @@ fn look(archive: &dyn Archive, stream: &LiveStream, scrub: Option<u64>) -> io::R
 fn mend(recordings: &Recordings, stream: &LiveStream, compared: Option<&str>) -> (usize, io::Result<()>) {
     let (id, snapshot) = (RecordingId::of(stream), stream.window.snapshot());
     let (mut mended, mut failed) = (0, Ok(()));
-    let mut mend =
-        |sequence, uri: &str, content: &Content, compare| match recordings
-            .mend(&id, uri, content, compare, || stream.spool.is_recorded(sequence))
-        {
+    let mut mend = |sequence, uri: &str, content: &Content, compare| {
+        if mended == MAX_MENDED {
+            return;
+        }
+        match recordings.mend(&id, uri, content, compare, || stream.spool.is_recorded(sequence)) {
             Ok(spoilt) => mended += usize::from(spoilt),
             Err(error) if failed.is_ok() => failed = Err(error),
             Err(_) => {}
-        };
+        }
+    };
     let expired = snapshot.expired.iter().map(|expired| &expired.segment);
     // A gap has no bytes here, and may have some there.
     for segment in expired.chain(&snapshot.listed).filter(|segment| !segment.listed.gap) {

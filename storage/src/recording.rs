@@ -128,8 +128,14 @@ pub fn hour(ms: i64) -> String {
 const MAX_HOLE: u64 = 43_200;
 
 /// Gaps for segments that are not told of between two entries, or before the first one: they came and went while nobody
-/// noted them, or were lost with a process. How long each was is not known any more; how long they were together is.
-pub fn gaps_between(after: Option<&RecordedSegment>, first: u64, before: &RecordedSegment) -> Vec<RecordedSegment> {
+/// noted them, or were lost with a process. How long each was is not known any more; how long they were together is. The
+/// first of them, `max` at most.
+pub fn gaps_between(
+    after: Option<&RecordedSegment>,
+    first: u64,
+    before: &RecordedSegment,
+    max: usize,
+) -> Vec<RecordedSegment> {
     let next = after.map_or(first, |after| after.sequence + 1);
     let missing = before.sequence.saturating_sub(next).min(MAX_HOLE);
     let from_ms =
@@ -150,7 +156,7 @@ pub fn gaps_between(after: Option<&RecordedSegment>, first: u64, before: &Record
             bytes: 0,
         }
     };
-    (before.sequence - missing..before.sequence).map(gap).collect()
+    (before.sequence - missing..before.sequence).take(max).map(gap).collect()
 }
 
 /// What entries add up to.
@@ -189,10 +195,15 @@ pub fn lines(entries: &[RecordedSegment]) -> Vec<u8> {
     text
 }
 
-/// Entries of lines. What is torn is left out, and what was written twice comes once.
+/// Entries of lines. What is torn is left out, and what was written twice comes once; a gap takes no segment's place.
 pub fn entries(text: &str) -> Vec<RecordedSegment> {
     let parsed = text.lines().filter_map(|line| serde_json::from_str::<RecordedSegment>(line).ok());
-    let by_sequence: BTreeMap<u64, RecordedSegment> = parsed.map(|entry| (entry.sequence, entry)).collect();
+    let mut by_sequence: BTreeMap<u64, RecordedSegment> = BTreeMap::new();
+    for entry in parsed {
+        if !entry.gap || by_sequence.get(&entry.sequence).is_none_or(|before| before.gap) {
+            by_sequence.insert(entry.sequence, entry);
+        }
+    }
     by_sequence.into_values().collect()
 }
 
@@ -401,15 +412,15 @@ pub(crate) mod tests {
     #[test]
     fn segments_that_are_not_told_of_are_gaps_as_long_as_they_were_together() {
         let (second, sixth) = (entry(2), entry(6));
-        let gaps = gaps_between(Some(&second), 1, &sixth);
+        let gaps = gaps_between(Some(&second), 1, &sixth, 100);
         assert_eq!(gaps.iter().map(|gap| gap.sequence).collect::<Vec<_>>(), [3, 4, 5]);
         assert!(gaps.iter().all(|gap| gap.gap && gap.duration == 180_000), "{gaps:?}");
         assert_eq!(gaps[0].program_date_time_ms, second.program_date_time_ms + 2000);
         // Before the first entry nothing says when they began.
-        let gaps = gaps_between(None, 4, &sixth);
+        let gaps = gaps_between(None, 4, &sixth, 100);
         assert_eq!(gaps.iter().map(|gap| (gap.sequence, gap.duration)).collect::<Vec<_>>(), [(4, 0), (5, 0)]);
-        assert!(gaps_between(Some(&entry(5)), 1, &sixth).is_empty() && gaps_between(None, 6, &sixth).is_empty());
-        assert_eq!(gaps_between(None, 0, &entry(1_000_000)).len() as u64, MAX_HOLE);
+        assert!(gaps_between(Some(&entry(5)), 1, &sixth, 9).is_empty() && gaps_between(None, 6, &sixth, 9).is_empty());
+        assert_eq!(gaps_between(None, 0, &entry(1_000_000), usize::MAX).len() as u64, MAX_HOLE);
     }
 
     proptest! {

@@ -13,8 +13,8 @@ use crate::signs::Signs;
 use crate::snapshot::{DIGESTS, File, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
 use crate::write::Direct;
 use bytes::Bytes;
-pub use index::End;
 use index::{ENTRIES, append_lines};
+pub use index::{End, Opened, index_changed};
 use memory::Content;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -36,6 +36,15 @@ pub const REMOVED: &str = "removed";
 const MAX_SWEPT: usize = 1000;
 /// Names looked at in one directory, at most: sessions of a stream, hours of a session. Ten years of hours.
 const MAX_LISTED: usize = 100_000;
+
+/// What came of a sweep.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Something was removed, and there may be more.
+    pub more: bool,
+    /// Removed recordings of which nothing can be removed, by why.
+    pub stuck: Vec<io::Error>,
+}
 
 /// All recordings of an archive.
 #[derive(Debug)]
@@ -60,11 +69,16 @@ impl Recordings {
         self.root.join("live").join(stream.app()).join(stream.name()).join(name)
     }
 
-    /// The last entry of a recording, if it has any, and what all add up to: where to go on.
-    pub fn last(&self, id: &RecordingId) -> io::Result<(Option<RecordedSegment>, Totals)> {
-        let mut all = self.entries(id)?;
-        let totals = Totals::default().and(&all);
-        Ok((all.pop(), totals))
+    /// What a recording holds: where to go on.
+    pub fn open(&self, id: &RecordingId) -> io::Result<Opened> {
+        let (mut all, mut end) = (Vec::new(), End::default());
+        for hour in self.hours(id)? {
+            if let Some(text) = self.index_of(id, &hour)? {
+                all.extend(entries(&String::from_utf8_lossy(&text)));
+                end = End::new(hour, text.len() as u64);
+            }
+        }
+        Ok(Opened { totals: Totals::default().and(&all), last: all.pop(), end })
     }
 
     /// Keeps a file. Whether its bytes had to be written, and are therefore not durable yet.
@@ -118,17 +132,17 @@ impl Recordings {
         Ok(!is_right)
     }
 
-    /// Appends entries, each to its hour; where the last of them ends. If it is known where the one before them ended, an
-    /// index that ends elsewhere is an error: somebody has changed it, or it is on another mount.
-    pub fn append(&self, id: &RecordingId, all: &[RecordedSegment], after: Option<&End>) -> io::Result<Option<End>> {
+    /// Appends entries, each to its hour; where the index ends then. One that did not end where it was told to is an error:
+    /// somebody has changed it, or it is on another mount.
+    pub fn append(&self, id: &RecordingId, all: &[RecordedSegment], after: &End) -> io::Result<End> {
         let hour_of = |entry: &RecordedSegment| entry.file.uri.split('/').next().unwrap_or_default().to_owned();
-        let mut end = None;
+        let mut end = after.clone();
         for of_hour in all.chunk_by(|a, b| hour_of(a) == hour_of(b)) {
             let name = hour_of(&of_hour[0]);
-            let expected = after.and_then(|after| after.of(&name));
+            let expected = end.of(&name);
             let hour = self.directory(id).join(&name);
             let length = self.signs.wait("append", || append_lines(&hour, of_hour, expected))?;
-            end = Some(End::new(name, length));
+            end = End::new(name, length);
         }
         Ok(end)
     }
@@ -242,23 +256,25 @@ impl Recordings {
         self.signs.wait("rename", || fs::rename(&directory, directory.with_extension(REMOVED)))
     }
 
-    /// Removes some files of a recording that was removed; whether there were any. One whose files cannot be removed does
-    /// not keep the next one's: its error is returned when nothing else is left to remove.
-    pub fn sweep(&self) -> io::Result<bool> {
+    /// Removes some files of recordings that were removed. What cannot be removed does not keep the others.
+    pub fn sweep(&self) -> io::Result<Swept> {
         let mut removed = Vec::new();
         self.directories(|directory| {
-            let is_removed = directory.extension().is_some_and(|extension| extension == REMOVED);
+            let is_removed = directory.extension().is_some_and(|extension| extension == REMOVED) && directory.is_dir();
             removed.extend(is_removed.then(|| directory.to_owned()));
             Ok(())
         })?;
-        let mut failed = Ok(false);
+        let mut swept = Swept::default();
         for directory in removed {
-            match self.signs.wait("remove", || sweep(&directory, &mut { MAX_SWEPT })) {
-                Ok(_) => return Ok(true),
-                Err(error) => failed = failed.and(Err(error)),
+            let mut left = MAX_SWEPT;
+            let result = self.signs.wait("remove", || sweep(&directory, &mut left));
+            swept.more = left < MAX_SWEPT || result.is_ok();
+            if swept.more {
+                break;
             }
+            swept.stuck.extend(result.err());
         }
-        failed
+        Ok(swept)
     }
 
     /// How much room there is.
@@ -298,9 +314,13 @@ impl Recordings {
     }
 
     fn entries_of(&self, id: &RecordingId, hour: &str) -> io::Result<Vec<RecordedSegment>> {
+        Ok(self.index_of(id, hour)?.map_or(Vec::new(), |text| entries(&String::from_utf8_lossy(&text))))
+    }
+
+    fn index_of(&self, id: &RecordingId, hour: &str) -> io::Result<Option<Vec<u8>>> {
         match fs::read(self.directory(id).join(hour).join(ENTRIES)) {
-            Ok(text) => Ok(entries(&String::from_utf8_lossy(&text))),
-            Err(error) if is_absent(&error) => Ok(Vec::new()),
+            Ok(text) => Ok(Some(text)),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -334,22 +354,22 @@ impl Recordings {
 }
 
 /// Removes what is in a directory, as long as there are `left` files to go, and then the directory; whether it is gone.
-fn sweep(directory: &Path, left: &mut usize) -> io::Result<bool> {
+fn sweep(directory: &Path, left: &mut usize) -> io::Result<()> {
+    let mut failed = Ok(());
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            if !sweep(&entry.path(), left)? {
-                return Ok(false);
-            }
-            continue;
-        }
         if *left == 0 {
-            return Ok(false);
+            return failed;
         }
-        *left -= 1;
-        fs::remove_file(entry.path())?;
+        let removed = if entry.file_type()?.is_dir() {
+            sweep(&entry.path(), left)
+        } else {
+            fs::remove_file(entry.path()).inspect(|()| *left -= 1)
+        };
+        failed = failed.and(removed);
     }
-    fs::remove_dir(directory).map(|()| true)
+    // Some of it may be left for the next time.
+    if failed.is_ok() && *left > 0 { fs::remove_dir(directory) } else { failed }
 }
 
 /// Names in a directory, in order; none if there is no such directory.
@@ -448,14 +468,17 @@ mod tests {
             gap: true,
             bytes: 0,
         };
-        let append = |sequence, after: Option<&End>| recordings.append(&id, &[gap(sequence)], after);
-        let first = append(1, None).expect("appended").expect("an entry");
-        let second = append(2, Some(&first)).expect("appended").expect("an entry");
-        assert!(append(3, Some(&first)).is_err(), "somebody else has appended");
+        let append = |sequence, after: &End| recordings.append(&id, &[gap(sequence)], after);
+        let nothing = recordings.open(&id).expect("opened").end;
+        let first = append(1, &nothing).expect("appended");
+        assert!(append(2, &nothing).is_err(), "it was away when it was opened");
+        let second = append(2, &first).expect("appended");
+        assert!(append(3, &first).is_err(), "somebody else has appended");
+        assert_eq!(recordings.open(&id).expect("opened").end, second);
         let index = directory.path().join("recordings/live/show/1/2026112112/segments.jsonl");
         fs::remove_file(&index).expect("removed");
-        assert_eq!(append(3, Some(&second)).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
-        append(3, None).expect("it was looked at");
+        assert_eq!(append(3, &second).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+        append(3, &recordings.open(&id).expect("opened").end).expect("it was looked at");
         let sequences: Vec<_> =
             recordings.entries(&id).expect("read").into_iter().map(|entry| entry.sequence).collect();
         assert_eq!(sequences, [3]);

@@ -53,6 +53,8 @@ struct State {
     next: u64,
     /// Number of the session's first segment.
     first: u64,
+    /// Number of the segment after the last that is recorded.
+    recorded: u64,
     /// The initialization section in use.
     map: Option<RecordedFile>,
     waiting: VecDeque<Waiting>,
@@ -97,12 +99,15 @@ impl Spool {
     }
 
     /// Told what the recording ended with when it was opened: nothing of that is recorded again, and what it has lost is,
-    /// if it is in memory.
-    pub fn opened(&self, last: Option<&RecordedSegment>, snapshot: &Snapshot) {
+    /// if it is in memory. How many segments it has lost.
+    pub fn opened(&self, last: Option<&RecordedSegment>, snapshot: &Snapshot) -> u64 {
         let mut state = self.lock();
-        state.adopt(last);
         let from = last.map_or(state.first, |last| last.sequence + 1);
+        let lost = state.recorded.saturating_sub(from);
+        state.recorded = from;
+        state.adopt(last);
         state.relist(from, snapshot);
+        lost
     }
 
     /// The first that are ready, in order.
@@ -128,8 +133,7 @@ impl Spool {
     /// Whether this segment is recorded, and more of the recording is to come: nobody may have removed it.
     pub fn is_recorded(&self, sequence: u64) -> bool {
         let state = self.lock();
-        let next = state.waiting.front().map_or(state.next, |waiting| waiting.entry.sequence);
-        !state.finished && (state.first..next).contains(&sequence)
+        !state.finished && (state.first..state.recorded).contains(&sequence)
     }
 
     /// Whether nothing waits.
@@ -251,6 +255,7 @@ impl State {
     }
 
     fn recorded(&mut self, sequence: u64) {
+        self.recorded = self.recorded.max(sequence + 1);
         while self.waiting.front().is_some_and(|waiting| waiting.entry.sequence <= sequence) {
             self.pop();
         }
@@ -348,7 +353,7 @@ mod tests {
         spool.note(&window(1..5), usize::MAX);
         let mut last = RecordedSegment::of(&published(2), "2026010100");
         last.map = Some(RecordedFile { uri: "2026010100/0-1.mp4".to_owned(), sha256: "aa".to_owned() });
-        spool.opened(Some(&last), &window(1..5));
+        assert_eq!(spool.opened(Some(&last), &window(1..5)), 0);
         spool.note(&window(3..6), usize::MAX);
         assert_eq!(all(&spool), [(3, false), (4, false), (5, false)]);
         let maps = spool.batch(100, |_| true).into_iter().filter_map(|waiting| waiting.entry.map);
@@ -370,10 +375,11 @@ mod tests {
         spool.recorded(4);
         assert!(spool.is_recorded(4) && !spool.is_recorded(5));
         let last = RecordedSegment::of(&published(2), "2026010100");
-        spool.opened(Some(&last), &window(2..6));
+        assert_eq!(spool.opened(Some(&last), &window(2..6)), 2);
+        assert!(spool.is_recorded(2) && !spool.is_recorded(3));
         assert_eq!(all(&spool), [(3, false), (4, false), (5, false)]);
         spool.recorded(5);
-        spool.opened(None, &window(4..6));
+        assert_eq!(spool.opened(None, &window(4..6)), 5);
         assert_eq!(all(&spool), [(4, false), (5, false)], "what is before them is told when these are recorded");
         spool.note(&window(5..7), usize::MAX);
         assert_eq!(all(&spool), [(4, false), (5, false), (6, false)]);

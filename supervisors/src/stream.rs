@@ -22,9 +22,9 @@ use tokio::time::Instant;
 
 /// Ten restarts of one child in a minute: more is a fault that restarting the child does not mend.
 const INTENSITY: Intensity = Intensity { restarts: 10, period: Duration::from_secs(60) };
-/// Longest wait before a restart of who is missed at once. No new segment is listed while the segmenter is away, a stream
-/// may go for half a target duration without one, and ten waits fit into that; encoders wait for the lock, and viewers
-/// for the slate.
+/// Longest wait before a restart of who is missed at once. No new segment is listed while the segmenter is away, and a
+/// stream may go for half a target duration without one: as long as ten such waits take, half of their longest on an
+/// average. Encoders wait for the lock, and viewers for the slate.
 const MISSED_AFTER: Duration = Duration::from_millis(150);
 /// When a request comes while the lock restarts, it is tried again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);

@@ -285,7 +285,10 @@ impl State {
             }
             // A new session of this name has a record of its own.
             Some(_) => {}
-            None => records.remove(&stream.name),
+            None if records.read(&stream.name).is_some_and(|record| record.session().id == stream.session.id) => {
+                records.remove(&stream.name);
+            }
+            None => {}
         }
     }
 
@@ -300,7 +303,7 @@ impl State {
     async fn finish_recording(&mut self, myself: &ActorRef<Msg>, unfinished: Unfinished) {
         let Unfinished { stream, failed, until } = &unfinished;
         if !is_unfinished(stream) {
-            return;
+            return self.note_recorded(stream);
         }
         if self.recorders.len() == MAX_RECORDERS || *failed > MAX_FAILED {
             return events::recording_left(&stream.name.to_string());

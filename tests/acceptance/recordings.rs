@@ -231,7 +231,10 @@ fn a_live_recording_that_is_deleted_comes_back_while_it_is_in_memory() {
         (index.lines().count() >= 2).then_some((session, hour))
     };
     let (session, _) = wait_for("two segments are recorded", FINISHED, recorded);
-    std::fs::remove_dir_all(session).expect("removed");
+    // Renamed first: the recorder writes into it meanwhile.
+    let gone = archive.path().join("gone");
+    std::fs::rename(session, &gone).expect("renamed");
+    std::fs::remove_dir_all(gone).expect("removed");
     let (session, hour) = wait_for("they are recorded again", FINISHED, recorded);
     let first = std::fs::read_dir(&hour).expect("listed").flatten().map(|entry| entry.path());
     let first = first.filter(|path| path.extension().is_some_and(|extension| extension == "m4s")).min();

@@ -33,6 +33,9 @@ const OPERATIONS: [Operation; 13] = [
 /// A fault that is to strike once is in force until then, but no longer.
 const ONCE_WITHIN: Duration = Duration::from_secs(15);
 
+/// How long a mount is away: what is published meanwhile is in memory.
+const AWAY: Duration = Duration::from_secs(5);
+
 /// What happens to a mount.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
@@ -42,6 +45,10 @@ pub enum Fault {
     DirectoryDeleted,
     /// It is unmounted, and an empty one mounted in its place.
     MountReplaced,
+    /// The directory of recordings is removed.
+    RecordingsDeleted,
+    /// It is unmounted, and comes back.
+    MountAway,
 }
 
 /// One fault of the matrix.
@@ -96,6 +103,8 @@ fn others(seconds: u64) -> Vec<Cell> {
         ),
         Cell::at_once("directory deleted", Fault::DirectoryDeleted),
         Cell::at_once("mount replaced", Fault::MountReplaced),
+        Cell::at_once("recordings deleted", Fault::RecordingsDeleted),
+        Cell { name: "mount away, 5 s".to_owned(), fault: Fault::MountAway, once: false, lasts: AWAY },
     ]
 }
 
@@ -143,7 +152,7 @@ mod tests {
     #[test]
     fn the_matrix_has_every_fault_once_in_an_order_that_a_seed_repeats() {
         let (first, again, other) = (whole(1).concat(), whole(1).concat(), whole(2).concat());
-        assert_eq!(first.len(), 13 * 6 * 3 + 7);
+        assert_eq!(first.len(), 13 * 6 * 3 + 9);
         assert!(first == again && first != other);
         let names = |cells: &[Cell]| cells.iter().map(|cell| cell.name.clone()).collect::<BTreeSet<_>>();
         assert_eq!(names(&first).len(), first.len());

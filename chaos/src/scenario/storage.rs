@@ -203,20 +203,22 @@ impl Stage {
         for (place, cell) in self.places.iter_mut().zip(cells) {
             match &cell.fault {
                 Fault::Rule(rule) => place.mount()?.rules().set(vec![rule.clone()])?,
-                Fault::DirectoryDeleted => place.delete_live()?,
+                Fault::DirectoryDeleted => place.delete("live")?,
                 Fault::MountReplaced => place.replace()?,
+                Fault::RecordingsDeleted => place.delete("recordings")?,
+                Fault::MountAway => drop(place.mount.take()),
             }
         }
         let begun = Instant::now();
         let mut over: Vec<Option<Duration>> = vec![None; cells.len()];
         let mut healed: Vec<Option<Duration>> = vec![None; cells.len()];
         while begun.elapsed() < time {
-            for (number, (place, cell)) in self.places.iter().zip(cells).enumerate() {
+            for (number, (place, cell)) in self.places.iter_mut().zip(cells).enumerate() {
                 let now = begun.elapsed();
                 match over[number] {
                     None if now >= cell.lasts || (cell.once && place.struck()? > 0) => {
                         over[number] = Some(now);
-                        place.mount()?.rules().set(Vec::new())?;
+                        place.heal()?;
                     }
                     None => {}
                     Some(over) if healed[number].is_none() && place.is_replica(&self.server, &late::stream(number)) => {
@@ -316,11 +318,20 @@ impl Place {
         Ok(self.mount()?.rules().counts().struck.values().sum())
     }
 
-    fn delete_live(&self) -> anyhow::Result<()> {
-        // Renamed first: the archiver writes into it meanwhile.
+    fn delete(&self, name: &str) -> anyhow::Result<()> {
+        // Renamed first: it is written into meanwhile.
         let gone = self.source.join("gone");
-        std::fs::rename(self.source.join("live"), &gone)?;
+        std::fs::rename(self.source.join(name), &gone)?;
         Ok(std::fs::remove_dir_all(gone)?)
+    }
+
+    /// Ends the fault.
+    fn heal(&mut self) -> anyhow::Result<()> {
+        match &self.mount {
+            Some(mount) => mount.rules().set(Vec::new())?,
+            None => self.mount = Some(Mount::new(&self.source, &self.point, 1)?),
+        }
+        Ok(())
     }
 
     fn replace(&mut self) -> anyhow::Result<()> {

@@ -1,17 +1,31 @@
 //! The index of a recording: for each hour a file of entries, one line each, that is only appended to.
 
-use crate::recording::{RecordedSegment, lines};
+use crate::recording::{RecordedSegment, Totals, lines};
+use std::cmp::Ordering;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// Entries of an hour's segments.
 pub const ENTRIES: &str = "segments.jsonl";
-/// Somebody has deleted or cut an index, or it is on another mount.
-const INDEX_CHANGED: &str =
-    "its index is not what it was; what is in memory is listed again, and what is not in the index is a gap";
-/// Where the index of an hour ended when entries had been appended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The error where somebody has deleted or cut an index, or it is on another mount.
+pub fn index_changed() -> io::Error {
+    io::Error::new(ErrorKind::NotFound, "its index is not what it was; it is looked at again")
+}
+
+/// What a recording holds when it is opened: where to go on.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// The last entry, if it has any.
+    pub last: Option<RecordedSegment>,
+    /// What all add up to.
+    pub totals: Totals,
+    /// Where they end.
+    pub end: End,
+}
+
+/// Where the index ends: in the file of this hour, after so many bytes. Without any entry in no hour.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct End {
     hour: String,
     length: u64,
@@ -23,9 +37,13 @@ impl End {
         Self { hour, length }
     }
 
-    /// How long the index of this hour is, if it ended there.
+    /// How long the file of this hour is to be; nobody knows that of an earlier one.
     pub(super) fn of(&self, hour: &str) -> Option<u64> {
-        (self.hour == hour).then_some(self.length)
+        match hour.cmp(&self.hour) {
+            Ordering::Less => None,
+            Ordering::Equal => Some(self.length),
+            Ordering::Greater => Some(0),
+        }
     }
 }
 
@@ -36,7 +54,7 @@ pub fn append_lines(hour: &Path, of_hour: &[RecordedSegment], expected: Option<u
     let mut file = fs::File::options().read(true).append(true).create(true).open(hour.join(ENTRIES))?;
     let there = file.metadata()?.len();
     if expected.is_some_and(|expected| expected != there) {
-        return Err(io::Error::new(ErrorKind::NotFound, INDEX_CHANGED));
+        return Err(index_changed());
     }
     let mut text = lines(of_hour);
     if is_torn(&mut file)? {

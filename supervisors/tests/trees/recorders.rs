@@ -5,7 +5,10 @@ use actors::vitals::Stuck;
 use actors::{Place, recorder};
 use ractor::ActorCell;
 use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+use storage::LiveStream;
 use supervisors::streams;
 
 /// The recorder that is no child of a stream's tree.
@@ -17,10 +20,9 @@ async fn successor(tree: &Tree, of: &ActorCell) -> ActorCell {
     wait_for("another one goes on", || last(tree).filter(|next| next.get_id() != of.get_id())).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn where_a_recorder_that_outlives_its_stream_fails_or_hangs_another_one_goes_on() {
+/// A session that has ended, and of which nothing can be recorded while a file is where the directory is to be.
+async fn ended_and_unrecorded() -> (Tree, Arc<LiveStream>, PathBuf) {
     let tree = Tree::start_recording().await;
-    // Nothing can be recorded while a file is where the directory is to be.
     let recordings = tree.directory.path().join("recordings");
     fs::write(&recordings, "").expect("written");
     let mut show = tree.publish("show").await;
@@ -28,6 +30,12 @@ async fn where_a_recorder_that_outlives_its_stream_fails_or_hangs_another_one_go
     show.send(300);
     show.session.stop(None);
     wait_for("the session ends", || stream.window.snapshot().ended.then_some(())).await;
+    (tree, stream, recordings)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_recorder_that_outlives_its_stream_fails_or_hangs_another_one_goes_on() {
+    let (tree, stream, recordings) = ended_and_unrecorded().await;
     // The next session does not wait for it.
     let _next = tree.publish("show").await;
     let first = wait_for("its tree is gone, and its recorder is not", || last(&tree)).await;
@@ -48,14 +56,7 @@ async fn where_a_recorder_that_outlives_its_stream_fails_or_hangs_another_one_go
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_remembered_of_a_session_stays_until_its_recording_is_finished() {
-    let tree = Tree::start_recording().await;
-    let recordings = tree.directory.path().join("recordings");
-    fs::write(&recordings, "").expect("written");
-    let mut show = tree.publish("show").await;
-    let stream = tree.stream("show");
-    show.send(300);
-    show.session.stop(None);
-    wait_for("the session ends", || stream.window.snapshot().ended.then_some(())).await;
+    let (tree, stream, recordings) = ended_and_unrecorded().await;
     // Its lock would wait a minute for the archive.
     tree.supervisors().iter().for_each(|supervisor| supervisor.stop(None));
     wait_for("its tree is gone, and its recorder is not", || last(&tree)).await;

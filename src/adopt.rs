@@ -1,12 +1,14 @@
 //! Adoption: sessions that were live when the process before this one ended go on (invariant I6).
 
 use bytes::Bytes;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 use storage::Numbers;
-use storage::continuity::{Record, Records};
+use storage::continuity::{MAX_LEFT, Record, Records};
 use storage::live::{Publisher, StreamSettings};
 use storage::{LiveStream, Mount, Mounts, Registry};
 use supervisors::events;
@@ -14,42 +16,67 @@ use supervisors::events;
 /// How long the archive may take to give back what viewers have seen; what is late is a gap.
 const READ_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Sessions that had ended, at most: they are shown a little longer, and what their recordings lack is told of.
-const MAX_ENDED: usize = 256;
-
-/// Puts every session that viewers may still be watching into the registry.
-pub fn adopt(records: &Records, mounts: &Mounts, registry: &Registry, settings: &StreamSettings) -> io::Result<()> {
+/// Puts every session that viewers may still be watching into the registry. The highest numbers of those that are not
+/// shown any more, and whose recordings are only to be finished.
+pub fn adopt(
+    remembered: &Records,
+    mounts: &Mounts,
+    registry: &Registry,
+    settings: &StreamSettings,
+) -> io::Result<Numbers> {
     let deadline = Instant::now() + READ_DEADLINE;
-    // All are asked for before any is waited for: the disk's threads share the work and the deadline.
-    let mut records = records.all()?;
-    // What is live comes first. Sessions that had ended and whose recordings lack something follow, as far as there is room.
-    records.sort_by_key(|record| record.ended);
+    let (mut records, mut left) = (remembered.all()?, remembered.left()?);
+    // What is live comes first. Sessions that had ended and whose recordings lack something follow, the latest first.
+    records.sort_by_key(|record| (record.ended, Reverse(record.over_at_ms())));
+    left.sort_by_key(|record| Reverse(record.over_at_ms()));
     let live = records.iter().filter(|record| !record.ended).count();
-    records.truncate(live + MAX_ENDED);
-    let reads: Vec<_> = records.into_iter().map(|record| (read_files(&record, mounts), record)).collect();
-    for (read, record) in reads {
-        let mut files = gathered(read, deadline);
-        let snapshot = record.adopt(&mut |name| files.remove(name));
-        let (segments, gaps) =
-            (snapshot.listed.len(), snapshot.listed.iter().filter(|segment| segment.listed.gap).count());
-        let settings = settings.of(&record.stream);
-        let stream = LiveStream::new(record.stream.clone(), settings, record.session(), snapshot, record.epoch);
-        // One that had ended is shown for as long as any ended session, and then forgotten.
-        let waiting = Publisher::Grace { until: tokio::time::Instant::now() + settings.grace };
-        stream.set_publisher(if record.ended { Publisher::Ended } else { waiting });
-        if record.recorded {
-            stream.spool.finish();
-        }
+    let too_many = records.split_off(records.len().min(live + MAX_LEFT)).into_iter();
+    for forgotten in too_many.chain(left.split_off(left.len().min(MAX_LEFT))) {
+        remembered.forget(&forgotten.stream, &forgotten.session());
+    }
+    // All are asked for before any is waited for: the disk's threads share the work and the deadline.
+    let ask = |record: Record| (read_files(&record, mounts), record);
+    let (records, left): (Vec<_>, Vec<_>) =
+        (records.into_iter().map(ask).collect(), left.into_iter().map(ask).collect());
+    for (read, record) in records {
+        let stream = adopted(&record, gathered(read, deadline), settings);
+        let name = stream.name.to_string();
         if record.ended {
-            events::adopted_ended(&stream.name.to_string(), &stream.session.id);
+            events::adopted_ended(&name, &stream.session.id);
         } else {
-            events::adopted(&stream.name.to_string(), &stream.session.id, segments, gaps);
+            let listed = &stream.window.snapshot().listed;
+            let gaps = listed.iter().filter(|segment| segment.listed.gap).count();
+            events::adopted(&name, &stream.session.id, listed.len(), gaps);
         }
         if registry.insert(stream).is_err() {
             break;
         }
     }
-    Ok(())
+    let mut used = Numbers::default();
+    for (read, record) in left {
+        if !settings.all.record {
+            // Nobody records any more.
+            remembered.forget(&record.stream, &record.session());
+            continue;
+        }
+        registry.finish_later(&adopted(&record, gathered(read, deadline), settings));
+        used = used.or_higher(record.numbers_after());
+    }
+    Ok(used)
+}
+
+/// A stream as it was remembered, with what was read of its files.
+fn adopted(record: &Record, mut files: HashMap<String, Bytes>, settings: &StreamSettings) -> Arc<LiveStream> {
+    let snapshot = record.adopt(&mut |name| files.remove(name));
+    let settings = settings.of(&record.stream);
+    let stream = LiveStream::new(record.stream.clone(), settings, record.session(), snapshot, record.epoch);
+    // One that had ended is shown for as long as any ended session, and then forgotten.
+    let waiting = Publisher::Grace { until: tokio::time::Instant::now() + settings.grace };
+    stream.set_publisher(if record.ended { Publisher::Ended } else { waiting });
+    if record.recorded {
+        stream.spool.finish();
+    }
+    stream
 }
 
 /// Files with their names, as they are read.

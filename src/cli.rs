@@ -1,7 +1,9 @@
 //! Command line and environment. Every option overrides the same field of the configuration file.
 
 use crate::config::{Config, Problem, load};
-use clap::{Args, Parser, Subcommand};
+use crate::parent;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// A live-streaming server: encoders publish over RTMP, viewers play HLS, and the show goes on.
@@ -175,14 +177,33 @@ impl Cli {
     }
 }
 
+/// Variables of the environment that look like options and are none: mistyped, or somebody else's, as Kubernetes makes them
+/// for a service of this name.
+pub fn unknown_variables(environment: impl Iterator<Item = OsString>) -> Vec<String> {
+    let command = Cli::command();
+    let is_option =
+        |name: &str| command.get_arguments().any(|argument| argument.get_env().is_some_and(|env| env == name));
+    let is_ours = |name: &str| is_option(name) || [parent::RESTARTS, parent::CHECK].contains(&name);
+    let named = environment.filter_map(|name| name.into_string().ok());
+    let mut unknown: Vec<_> = named.filter(|name| name.starts_with("STEADYCAST_") && !is_ours(name)).collect();
+    unknown.sort();
+    unknown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn variables_that_are_no_options_are_found() {
+        let given =
+            ["STEADYCAST_GRACE", "STEADYCAST_GRAZE", "STEADYCAST_CONFIG", parent::RESTARTS, parent::CHECK, "PATH"];
+        assert_eq!(unknown_variables(given.map(OsString::from).into_iter()), ["STEADYCAST_GRAZE"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Configuration: one TOML file, overridden by environment and command line. All mistakes are reported at once.
 
 mod describe;
+mod file;
 mod values;
 
 pub use describe::describe;
@@ -185,6 +186,17 @@ impl Config {
         std::iter::once(("data", &*self.data)).chain(self.archives.values().map(|directory| ("archive", &**directory)))
     }
 
+    /// Directories that are something else already.
+    pub fn check_directories(&self) -> Vec<Problem> {
+        let records = ("runtime-dir", &*self.runtime_dir);
+        let wrong = self.directories().chain([records]).filter(|(_, path)| path.exists() && !path.is_dir());
+        let problem = |(field, path): (&str, &Path)| Problem {
+            field: field.to_owned(),
+            mistake: format!("{} is no directory; name another, or move it away", path.display()),
+        };
+        wrong.map(problem).collect()
+    }
+
     /// The clip that is shown while an encoder is away, if one is configured. Read when it is needed, and not with the
     /// configuration: storage that has lost it must not keep a worker from starting, or keys from being read again.
     pub fn slate_clip(&self) -> Result<Option<Arc<Clip>>, String> {
@@ -313,7 +325,7 @@ impl Config {
 pub fn load(file: Option<&Path>, overrides: &[(&'static str, String)]) -> Result<Config, Vec<Problem>> {
     let (mut config, mut problems) = (Config::default(), Vec::new());
     if let Some(path) = file {
-        read_file(path, &mut config, &mut problems);
+        file::read(path, &mut config, &mut problems);
     }
     let mut named = BTreeSet::new();
     for (field, value) in overrides {
@@ -329,54 +341,6 @@ pub fn load(file: Option<&Path>, overrides: &[(&'static str, String)]) -> Result
     }
     config.check_together(&mut problems);
     if problems.is_empty() { Ok(config) } else { Err(problems) }
-}
-
-fn read_file(path: &Path, config: &mut Config, problems: &mut Vec<Problem>) {
-    let shown_path = path.display().to_string();
-    let table = std::fs::read_to_string(path)
-        .map_err(|error| error.to_string())
-        .and_then(|text| text.parse::<toml::Table>().map_err(|error| error.to_string()));
-    let table = match table {
-        Ok(table) => table,
-        Err(mistake) => return problems.push(Problem { field: shown_path, mistake }),
-    };
-    for (field, value) in &table {
-        let place = format!("{shown_path}: {field}");
-        match (field.as_str(), value) {
-            ("keys", toml::Value::Table(keys)) => {
-                for (stream, key) in keys {
-                    let set =
-                        key.as_str().ok_or("is to be text".to_owned()).and_then(|key| config.set_key(stream, key));
-                    note(problems, format!("{place}: {stream}"), set);
-                }
-            }
-            ("archives", toml::Value::Table(archives)) => {
-                for (app, at) in archives {
-                    let set = at.as_str().ok_or("is to be text".to_owned()).and_then(|at| config.set_archive(app, at));
-                    note(problems, format!("{place}: {app}"), set);
-                }
-            }
-            ("archives" | "archive", _) => note(
-                problems,
-                place,
-                Err("is to be a table: [archives] and below it \"live\" = \"DIRECTORY\"".to_owned()),
-            ),
-            ("keys" | "key", _) => {
-                note(problems, place, Err("is to be a table: [keys] and below it \"live/show\" = \"KEY\"".to_owned()))
-            }
-            ("takeover", toml::Value::Array(apps)) => {
-                for app in apps {
-                    let set = app.as_str().ok_or("is to be text".to_owned()).and_then(|app| config.set(field, app));
-                    note(problems, place.clone(), set);
-                }
-            }
-            ("takeover", _) => note(problems, place, Err("is to be a list: takeover = [\"live\"]".to_owned())),
-            (_, toml::Value::String(text)) => note(problems, place, config.set(field, text)),
-            (_, toml::Value::Integer(number)) => note(problems, place, config.set(field, &number.to_string())),
-            (_, toml::Value::Boolean(truth)) => note(problems, place, config.set(field, &truth.to_string())),
-            (_, _) => note(problems, place, Err("is to be text, a number, true or false".to_owned())),
-        }
-    }
 }
 
 fn note(problems: &mut Vec<Problem>, field: String, result: Result<(), String>) {

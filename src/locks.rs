@@ -42,22 +42,29 @@ pub fn lock(directory: &Path, option: &'static str) -> Result<File, LockError> {
 pub struct Keeper {
     directory: PathBuf,
     option: &'static str,
-    file: Option<File>,
+    /// The lock, and what it is known by: a file on a mount that has gone tells no more.
+    held: Option<(File, (u64, u64))>,
 }
 
 impl Keeper {
     /// Of a directory that is not locked yet.
     pub fn new(directory: &Path, option: &'static str) -> Self {
-        Self { directory: directory.to_owned(), option, file: None }
+        Self { directory: directory.to_owned(), option, held: None }
     }
 
     /// Locks the directory that is there now, unless it is locked; whether it was not.
     pub fn look(&mut self) -> Result<bool, LockError> {
-        if self.file.as_ref().is_some_and(|file| is_at(file, &self.directory.join(LOCK))) {
+        if self.held.as_ref().is_some_and(|(_, identity)| is_at(*identity, &self.directory.join(LOCK))) {
             return Ok(false);
         }
-        self.file = Some(lock(&self.directory, self.option)?);
+        let file = lock(&self.directory, self.option)?;
+        let metadata = file.metadata().map_err(|error| self.failed(error))?;
+        self.held = Some((file, (metadata.dev(), metadata.ino())));
         Ok(true)
+    }
+
+    fn failed(&self, error: io::Error) -> LockError {
+        LockError::Io(self.directory.display().to_string(), error, self.option)
     }
 
     /// Goes on looking for as long as the process lives. Storage that hangs keeps this thread waiting, and no other.
@@ -80,12 +87,11 @@ impl Keeper {
     }
 }
 
-/// Whether this file is the one at `path`; one that cannot be asked for has not been seen to go.
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), metadata(path)) {
-        (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
-        (Err(_), Ok(_)) => true,
-        (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
+/// Whether the file at `path` is the one that is known by this; one that cannot be asked for has not been seen to go.
+fn is_at(identity: (u64, u64), path: &Path) -> bool {
+    match metadata(path) {
+        Ok(there) => (there.dev(), there.ino()) == identity,
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::config::LogFormat;
 use anyhow::Context;
+use std::env;
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -48,8 +49,11 @@ pub fn start(format: LogFormat) -> anyhow::Result<Log> {
     let (writer, guard): (NonBlocking, WorkerGuard) =
         NonBlockingBuilder::default().buffered_lines_limit(MAX_LINES).lossy(true).finish(stderr());
     let dropped = writer.error_counter();
-    let filter =
-        EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(DEFAULT_FILTER)).context("log filter")?;
+    let wanted = env::var(EnvFilter::DEFAULT_ENV).ok().filter(|filter| !filter.is_empty());
+    let filter = wanted.unwrap_or_else(|| DEFAULT_FILTER.to_owned());
+    let filter = EnvFilter::try_new(&filter).with_context(|| {
+        format!("RUST_LOG={filter} is no filter of the log; try info, debug, or storage=debug,info")
+    })?;
     let human = match format {
         LogFormat::Auto => stderr().is_terminal(),
         LogFormat::Human => true,

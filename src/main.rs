@@ -3,9 +3,10 @@
 use anyhow::Context;
 use clap::Parser;
 use std::process::ExitCode;
-use steadycast::cli::{Cli, Command};
+use steadycast::cli::{self, Cli, Command};
 use steadycast::config::Problem;
 use steadycast::{Config, EXIT_CONFIG, Listeners, config, demo, drain, export, logging, parent, run};
+use tracing::warn;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -40,11 +41,7 @@ fn main() -> ExitCode {
             if only_check {
                 return ExitCode::SUCCESS;
             }
-            if let Err(mistake) = config.slate_clip() {
-                eprintln!("steadycast: slate: {mistake}");
-                return ExitCode::from(EXIT_CONFIG);
-            }
-            Ok(())
+            return check(&config);
         }
     };
     match outcome {
@@ -54,6 +51,28 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What `check-config` finds besides the mistakes that keep the configuration from being read.
+fn check(config: &Config) -> ExitCode {
+    for variable in unknown_variables() {
+        eprintln!("steadycast: {}", no_setting(&variable));
+    }
+    let mut problems = config.check_directories();
+    let slate = config.slate_clip().err();
+    problems.extend(slate.map(|mistake| Problem { field: "slate".to_owned(), mistake }));
+    for problem in &problems {
+        eprintln!("steadycast: {problem}");
+    }
+    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) }
+}
+
+fn unknown_variables() -> Vec<String> {
+    cli::unknown_variables(std::env::vars_os().map(|(name, _)| name))
+}
+
+fn no_setting(variable: &str) -> String {
+    format!("{variable} in the environment is no setting, and ignored; `steadycast --help` names them")
 }
 
 fn supervise(config: &Config) -> ExitCode {
@@ -84,6 +103,7 @@ fn serve(
     reload: impl Fn() -> Result<Config, Vec<Problem>> + Send + 'static,
 ) -> anyhow::Result<()> {
     let log = logging::start(config.log)?;
+    unknown_variables().iter().for_each(|variable| warn!("{}", no_setting(variable)));
     let outside =
         run::Outside { shutdown: drain::stop_signal(), reload: Box::new(reload), dropped_lines: log.dropped_lines() };
     run(config, listeners, outside)

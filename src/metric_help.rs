@@ -1,7 +1,7 @@
 //! What each metric says, for `# HELP` lines.
 
 /// Metrics by name.
-const HELP: [(&str, &str); 70] = [
+const HELP: [(&str, &str); 71] = [
     ("steadycast_accept_errors_total", "Connections that could not be accepted, for want of descriptors or memory."),
     ("steadycast_actor_failures_total", "Sessions that failed; their encoders connect again."),
     ("steadycast_actor_restarts_total", "Actors that were started again by their supervisors."),
@@ -32,6 +32,10 @@ const HELP: [(&str, &str); 70] = [
     ("steadycast_publisher_evictions_total", "Publishers that lost their streams to others or by their silence."),
     ("steadycast_publishes_held_total", "Publishes held until it is known whether the holder lives."),
     ("steadycast_publishes_total", "Publishes accepted."),
+    (
+        "steadycast_recording_index_lost_total",
+        "Segments that were in the index of a live recording and were not when it was opened again.",
+    ),
     (
         "steadycast_recording_damage_total",
         "Files of recordings found changed while they were in memory, and written again.",

@@ -7,8 +7,9 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use storage::recording::{RecordingId, SessionRecord};
 use storage::recordings::{DIRECTORY, MOVIE};
@@ -23,6 +24,8 @@ const MAX_PAGE: usize = 100;
 const MAX_WAITING: usize = 4;
 /// Recordings of an archive that are exported at once: one keeps its device busy.
 const MAX_EXPORTS: usize = 1;
+/// Exports of an archive that failed, at most, of which it is said why; the oldest is forgotten first.
+const MAX_FAILED: usize = 64;
 /// How long an archive may take to answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -44,6 +47,7 @@ struct Asked {
     looking: Arc<Semaphore>,
     changing: Arc<Semaphore>,
     exporting: Arc<Semaphore>,
+    failed: Failures,
 }
 
 impl Context {
@@ -54,6 +58,7 @@ impl Context {
             looking: Arc::new(Semaphore::new(MAX_WAITING)),
             changing: Arc::new(Semaphore::new(MAX_WAITING)),
             exporting: Arc::new(Semaphore::new(MAX_EXPORTS)),
+            failed: Failures::default(),
         };
         Self { archives: mounts.all().map(asked).collect(), mounts, registry }
     }
@@ -77,6 +82,30 @@ impl Context {
     fn of(&self, stream: &StreamName) -> &Asked {
         let label = &self.mounts.of(stream).label;
         self.archives.iter().find(|asked| asked.mount.label == *label).unwrap_or(&self.archives[0])
+    }
+}
+
+/// Why exports failed.
+#[derive(Clone, Default)]
+struct Failures(Arc<Mutex<VecDeque<(RecordingId, String)>>>);
+
+impl Failures {
+    /// Notes how the last export of a recording failed, if it did.
+    fn note(&self, id: &RecordingId, failure: Option<String>) {
+        let mut failures = self.lock();
+        failures.retain(|(other, _)| other != id);
+        failures.extend(failure.map(|failure| (id.clone(), failure)));
+        if failures.len() > MAX_FAILED {
+            failures.pop_front();
+        }
+    }
+
+    fn of(&self, id: &RecordingId) -> Option<String> {
+        self.lock().iter().find(|(other, _)| other == id).map(|(_, failure)| failure.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(RecordingId, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -147,6 +176,8 @@ struct Recording {
     /// Once it was exported.
     movie: Option<String>,
     movie_bytes: Option<u64>,
+    /// Why the last export did not make one, or what it lacks.
+    movie_error: Option<String>,
 }
 
 async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Response {
@@ -178,15 +209,16 @@ async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Respo
     }
     records.sort_by(|a, b| a.id.cmp(&b.id));
     let next = (records.len() > limit).then(|| path(&records[limit - 1].id));
-    let page: Vec<_> = records.into_iter().take(limit).map(|record| of(record, &context.registry)).collect();
+    let page: Vec<_> = records.into_iter().take(limit).map(|record| of(record, &context)).collect();
     // What other archives have is worth an answer; nothing at all is not.
     let none = unavailable.len() == context.archives.len();
     let status = if none { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, Json(serde_json::json!({ "recordings": page, "next": next, "unavailable": unavailable }))).into_response()
 }
 
-fn of(record: SessionRecord, registry: &Registry) -> Recording {
-    let id = path(&record.id);
+fn of(record: SessionRecord, context: &Context) -> Recording {
+    let (id, registry) = (path(&record.id), &context.registry);
+    let movie_error = context.of(&record.id.stream).failed.of(&record.id);
     let ended = record.ended_at_ms.is_some();
     Recording {
         state: if ended {
@@ -211,6 +243,7 @@ fn of(record: SessionRecord, registry: &Registry) -> Recording {
         playlist: ended.then(|| format!("/{DIRECTORY}/{id}/{MULTIVARIANT_PLAYLIST}")),
         movie: record.movie_bytes.map(|_| format!("/{DIRECTORY}/{id}/{MOVIE}")),
         movie_bytes: record.movie_bytes,
+        movie_error,
         id,
     }
 }
@@ -244,12 +277,24 @@ async fn export(State(context): State<Context>, Path(named): Named) -> Result<St
         return Err((StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned()));
     };
     let recordings = asked.mount.recordings.clone();
+    let failed = asked.failed.clone();
+    failed.note(&id, None);
     let work = move || {
-        match recordings.keep_movie(&id) {
-            Ok(exported) if exported.damaged == 0 => info!(recording = path(&id), exported.bytes, "exported"),
-            Ok(exported) => warn!(recording = path(&id), exported.damaged, "exported without damaged segments"),
-            Err(error) => warn!(recording = path(&id), %error, "not exported"),
-        }
+        let failure = match recordings.keep_movie(&id) {
+            Ok(exported) if exported.damaged == 0 => {
+                info!(recording = path(&id), exported.bytes, "exported");
+                None
+            }
+            Ok(exported) => {
+                warn!(recording = path(&id), exported.damaged, "exported without damaged segments");
+                Some(format!("{} segments are missing or damaged, and not in it", exported.damaged))
+            }
+            Err(error) => {
+                warn!(recording = path(&id), %error, "not exported");
+                Some(error.to_string())
+            }
+        };
+        failed.note(&id, failure);
         drop(permit);
     };
     match std::thread::Builder::new().name("export".to_owned()).spawn(work) {
@@ -270,13 +315,14 @@ fn path(id: &RecordingId) -> String {
 fn is_over(id: &RecordingId, registry: &Registry) -> bool {
     let stream = registry.get(&id.stream.to_string());
     let is_ended = |stream: &LiveStream| stream.publisher() == Publisher::Ended && !stream.spool.is_finished();
-    stream.is_some_and(|stream| stream.session.id == id.session && is_ended(&stream))
+    registry.is_finishing(id) || stream.is_some_and(|stream| stream.session.id == id.session && is_ended(&stream))
 }
 
 /// Whether a recorder may still write to it: the session goes on, or its last segments are on their way.
 fn is_live(id: &RecordingId, registry: &Registry) -> bool {
     let stream = registry.get(&id.stream.to_string());
-    stream.is_some_and(|stream| stream.session.id == id.session && !stream.spool.is_finished())
+    let is_recorded = |stream: Arc<LiveStream>| stream.session.id == id.session && !stream.spool.is_finished();
+    registry.is_finishing(id) || stream.is_some_and(is_recorded)
 }
 
 /// Has recordings finished whose sessions ended without it, on disk threads: nobody waits for that.

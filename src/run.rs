@@ -127,7 +127,7 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     let actors = runtime("actors", actor_threads())?;
     // Before anything is counted.
     let exporter = Exporter::install(registry.clone(), outside.dropped_lines, actors.metrics())?;
-    adopt(&records, &mounts, &registry, &settings).context("continuity records")?;
+    let used = used.or_higher(adopt(&records, &mounts, &registry, &settings).context("continuity records")?);
     recordings_api::finish_interrupted(&mounts, &registry);
     let retention = config.retention();
     let slate = slate_clip(config)?;

@@ -64,6 +64,7 @@ pub fn register() {
         "steadycast_archive_damage_total",
         "steadycast_archive_operations_abandoned_total",
         "steadycast_recording_damage_total",
+        "steadycast_recording_index_lost_total",
         "steadycast_recordings_finished_total",
     ] {
         counter!(name).increment(0);
@@ -279,6 +280,7 @@ pub fn watch_failed(stream: &LiveStream, error: &io::Error) {
 
 /// So many segments were recorded, and are in the recording's index no more.
 pub fn index_lost(stream: &LiveStream, segments: u64) {
+    counter!("steadycast_recording_index_lost_total").increment(segments);
     warn!(
         stream = %stream.name,
         segments,

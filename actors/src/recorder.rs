@@ -9,6 +9,7 @@ use crate::operations::{Answer, Operations, Turn};
 use crate::steps::until_step;
 use crate::vitals::{Place, Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use storage::LiveStream;
@@ -22,8 +23,9 @@ use tokio::time::{Duration, Instant};
 const TICK: Duration = Duration::from_secs(1);
 /// Segments recorded in one go, so that one stream's backlog does not keep a disk thread from the others.
 const MAX_SEGMENTS: usize = 16;
-/// Gaps recorded in one go: a day of them at once, for each of many streams, would be gigabytes.
-const MAX_GAPS: usize = 1000;
+/// Entries recorded in one go, of which most are gaps then: a day of them at once, for each of many streams, would be
+/// gigabytes.
+const MAX_ENTRIES: usize = 1000;
 /// How often the session's record is written while nothing in it changes but what it adds up to: it costs a sync.
 const DESCRIBE: Duration = Duration::from_secs(60);
 /// How long recorders that outlive their stream try to finish; what they leave is finished at the next start.
@@ -152,8 +154,8 @@ impl State {
             }
         }
         let id = RecordingId::of(&self.stream);
-        let Some(Opened { last, totals, .. }) = &self.opened else {
-            return self.begin(myself, now, move |recordings| recordings.open(&id), Msg::Opened);
+        let Some(Opened { last, totals, end, .. }) = &self.opened else {
+            return self.open(myself, Opened::default(), now);
         };
         let record = SessionRecord::of(&self.stream, &snapshot, *totals);
         // What is in the live directory, or will be, is not written twice.
@@ -166,15 +168,8 @@ impl State {
         let segments = self.stream.spool.batch(MAX_SEGMENTS, ready);
         if segments.is_empty() {
             if snapshot.ended && self.stream.spool.is_empty() {
-                let totals = *totals;
-                let finish = move |recordings: &Recordings| {
-                    // Nothing was appended for a while: an index that was lost meanwhile is no end of a recording.
-                    if recordings.open(&id)?.totals != totals {
-                        return Err(index_changed());
-                    }
-                    recordings.finish(record, PUBLISHER_GONE)
-                };
-                self.begin(myself, now, finish, Msg::Finished);
+                let end = end.clone();
+                self.finish(myself, record, end, now);
             }
             return;
         }
@@ -195,6 +190,29 @@ impl State {
         self.begin(myself, now, keep, Msg::Kept);
     }
 
+    /// Looks what there is, some hours of it at once.
+    fn open(&mut self, myself: &ActorRef<Msg>, before: Opened, now: Instant) {
+        let id = RecordingId::of(&self.stream);
+        self.begin(myself, now, move |recordings| recordings.open(&id, before), Msg::Opened);
+    }
+
+    /// Makes a VOD of what ends there.
+    fn finish(&mut self, myself: &ActorRef<Msg>, record: SessionRecord, end: End, now: Instant) {
+        if self.stream.spool.may_return(now) {
+            // At the next tick it is looked again.
+            self.opened = None;
+            return;
+        }
+        let finish = move |recordings: &Recordings| {
+            // Nothing was appended for a while: an index that was lost meanwhile is no end of a recording.
+            if recordings.end(&record.id)? != end {
+                return Err(index_changed());
+            }
+            recordings.finish(record, PUBLISHER_GONE)
+        };
+        self.begin(myself, now, finish, Msg::Finished);
+    }
+
     /// Whether a record says something that the one written last does not, or it is time anyway.
     fn is_news(&self, record: &SessionRecord, now: Instant) -> bool {
         self.described.as_ref().is_none_or(|(before, at)| {
@@ -203,14 +221,17 @@ impl State {
     }
 
     fn opened(&mut self, myself: &ActorRef<Msg>, ticket: u64, result: io::Result<Opened>, now: Instant) {
-        if let Some(opened) = self.answered(ticket, result, now) {
-            let lost = self.stream.spool.opened(opened.last.as_ref(), &self.stream.window.snapshot());
-            if lost > 0 {
-                events::index_lost(&self.stream, lost);
-            }
-            self.opened = Some(opened);
-            self.tick(myself, now);
+        let Some(opened) = self.answered(ticket, result, now) else { return };
+        if opened.more {
+            return self.open(myself, opened, now);
         }
+        let lost = self.stream.spool.opened(opened.last.as_ref(), &self.stream.window.snapshot());
+        self.stream.spool.indexed(opened.totals.segments, now);
+        if lost > 0 {
+            events::index_lost(&self.stream, lost);
+        }
+        self.opened = Some(opened);
+        self.tick(myself, now);
     }
 
     /// Files first, entries when they are durable: no entry names what a crash could take.
@@ -242,10 +263,13 @@ impl State {
         let (Some(Batch { segments, entries }), Some(opened)) = (self.batch.take(), &mut self.opened) else { return };
         opened.end = end;
         self.operations.succeeded();
-        self.stream.spool.add_gaps((entries.len() - segments.len()) as u64);
+        let noticed: BTreeSet<_> = segments.iter().map(|waiting| waiting.entry.sequence).collect();
+        let unnoticed = entries.iter().map(|entry| entry.sequence).filter(|sequence| !noticed.contains(sequence));
+        self.stream.spool.add_gaps(unnoticed);
         if let Some(last) = entries.last() {
             self.stream.spool.recorded(last.sequence);
             (opened.last, opened.totals) = (Some(last.clone()), opened.totals.and(&entries));
+            self.stream.spool.indexed(opened.totals.segments, now);
         }
         // A backlog goes on at once.
         self.tick(myself, now);
@@ -305,10 +329,11 @@ impl Batch {
         let mut entries: Vec<RecordedSegment> = Vec::new();
         for n in 0..segments.len() {
             let entry = &segments[n].entry;
-            let gaps = gaps_between(entries.last().or(last), first, entry, MAX_GAPS);
-            let is_all = gaps.len() < MAX_GAPS;
+            let room = MAX_ENTRIES.saturating_sub(entries.len());
+            let gaps = gaps_between(entries.last().or(last), first, entry, room);
+            let next = gaps.last().or(entries.last()).or(last).map_or(first, |before| before.sequence + 1);
             entries.extend(gaps);
-            if !is_all {
+            if next < entry.sequence {
                 segments.truncate(n);
                 break;
             }
@@ -342,7 +367,7 @@ mod tests {
         let (mut last, mut sequences, mut goes) = (None, Vec::new(), 0);
         while sequences.last() != Some(&2502) {
             let batch = Batch::of(last.as_ref(), 1, waiting());
-            assert!(batch.entries.len() <= MAX_GAPS + 2 && (batch.segments.is_empty() || batch.segments.len() == 2));
+            assert!(batch.entries.len() <= MAX_ENTRIES + 2 && (batch.segments.is_empty() || batch.segments.len() == 2));
             sequences.extend(batch.entries.iter().map(|entry| entry.sequence));
             last = batch.entries.last().cloned();
             goes += 1;

@@ -18,7 +18,8 @@ const TICK: Duration = Duration::from_secs(30);
 
 /// Recordings that are removed in a step, at most: their records are all read for it, and their files go afterwards.
 const MAX_REMOVED: usize = 100;
-/// Removed recordings that cannot be removed from storage, at most, before no more go to make room.
+/// Removed recordings that cannot be removed from storage, at most, before no more go to make room: a few may be of an
+/// operator who protects them, and of more it is storage that removes nothing.
 const MAX_STUCK: usize = 8;
 
 /// Messages to the retention actor.
@@ -121,13 +122,13 @@ impl State {
 /// A step that is short, however large recordings are: some files of one that was removed, or the removal of some.
 /// Whether there is more to do.
 fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
-    let mut swept = recordings.sweep()?;
+    let swept = recordings.sweep()?;
     if swept.more {
         return Ok(true);
     }
     // One that cannot be removed does not keep the others for ever; where none can, removing more makes no room.
-    let makes_room = swept.stuck.len() < MAX_STUCK;
-    let stuck = swept.stuck.pop().map_or(Ok(false), Err);
+    let makes_room = swept.stuck < MAX_STUCK;
+    let stuck = swept.error.map_or(Ok(false), Err);
     if limits.are_none() {
         return stuck;
     }
@@ -215,16 +216,29 @@ mod tests {
         let show = directory.path().join("recordings/live/show");
         std::fs::rename(show.join("a1"), show.join("a1.removed")).expect("renamed");
         std::fs::write(show.join("stray.removed"), "").expect("written");
-        // What is no directory itself is not removed like one, whoever asks.
+        // Of one that is a link the link goes, and not what it leads to.
         let elsewhere = tempfile::tempdir().expect("temporary directory");
-        let stick = |n: usize| std::os::unix::fs::symlink(elsewhere.path(), show.join(format!("0{n}.removed")));
-        (1..MAX_STUCK).for_each(|n| stick(n).expect("made"));
+        std::fs::write(elsewhere.path().join("0-1.m4s"), "media").expect("written");
+        std::os::unix::fs::symlink(elsewhere.path(), show.join("00.removed")).expect("linked");
+        // Two paths, each of which has a name, make one that is too long for one: whoever asks cannot remove it.
+        let deep = |root: &Path| {
+            let path = (0..9).fold(root.to_owned(), |path, _| path.join("d".repeat(250)));
+            std::fs::create_dir_all(&path).expect("made");
+            path
+        };
+        let stick = |n: usize| {
+            let (stuck, other) = (show.join(format!("0{n}.removed")), directory.path().join("other"));
+            deep(&other);
+            std::fs::rename(&other, deep(&stuck).join("other")).expect("moved");
+        };
+        (1..MAX_STUCK).for_each(stick);
         let size = recordings.room().expect("told").size;
         let limits = Limits { free: Some(size - 1), ..Limits::default() };
         while step(&recordings, limits).is_ok_and(|more| more) {}
         assert!(!show.join("a1.removed").exists(), "the next one is swept");
+        assert!(!show.join("00.removed").is_symlink() && elsewhere.path().join("0-1.m4s").exists());
         assert!(!show.join("a2").exists() && show.join("a3").exists(), "one goes at a time");
-        stick(MAX_STUCK).expect("made");
+        stick(MAX_STUCK);
         while step(&recordings, limits).is_ok_and(|more| more) {}
         assert!(step(&recordings, limits).is_err(), "it is told");
         assert!(show.join("a3").exists(), "removing it would make no room");

@@ -8,6 +8,7 @@ use crate::numbers::Numbers;
 use crate::snapshot::{Adopted, File, Published, Snapshot, hex};
 use bytes::Bytes;
 use media::hls::ListedSegment;
+use media::sample::TICKS_PER_MS;
 use memory::Content;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -21,6 +22,9 @@ use std::sync::Arc;
 const FORMAT: u32 = 1;
 /// Records beyond this are not ours, bytes: a window of a thousand segments fits.
 const MAX_RECORD_BYTES: u64 = 1 << 20;
+/// Ended sessions that are remembered, at most, because storage has not taken their recordings: each is a file in memory,
+/// and at the next start a window, and an actor. The oldest is forgotten first.
+pub const MAX_LEFT: usize = 64;
 
 /// What must be known to go on after a restart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,6 +124,12 @@ impl Record {
         Session { id: self.session.clone(), published_at_ms: self.published_at_ms }
     }
 
+    /// When what it lists was over, milliseconds since 1970; when it began, if it lists nothing.
+    pub fn over_at_ms(&self) -> i64 {
+        let end = |last: &SegmentRecord| last.program_date_time_ms + last.duration / TICKS_PER_MS;
+        self.segments.last().map_or(self.published_at_ms, end)
+    }
+
     /// Numbers of a window that comes after this one and lists nothing of it.
     pub fn numbers_after(&self) -> Numbers {
         let listed = self.segments.iter().filter(|segment| segment.discontinuity).count() as u64;
@@ -198,17 +208,44 @@ impl Records {
         let _ = fs::remove_file(self.path(stream));
     }
 
+    /// Leaves the record of an ended session to the next process, aside: the next session of this name has one of its own.
+    pub fn leave(&self, stream: &StreamName, session: &Session) {
+        if self.read(stream).is_some_and(|record| record.session == session.id) {
+            // One that stays in place is overwritten some time: then what its recording lacks is not told.
+            let _ = fs::rename(self.path(stream), self.path_aside(stream, session));
+        }
+    }
+
+    /// Forgets a session, wherever its record is; that of another one of this name stays.
+    pub fn forget(&self, stream: &StreamName, session: &Session) {
+        // A record that stays is only of no use.
+        let _ = fs::remove_file(self.path_aside(stream, session));
+        if self.read(stream).is_some_and(|record| record.session == session.id) {
+            self.remove(stream);
+        }
+    }
+
+    /// All whole records that were left aside.
+    pub fn left(&self) -> io::Result<Vec<Record>> {
+        self.every(true)
+    }
+
     /// The record of one stream, if there is a whole one.
     pub fn read(&self, stream: &StreamName) -> Option<Record> {
         read_record(&self.path(stream)).filter(|record| record.stream == *stream)
     }
 
-    /// All whole records. What cannot be read is left where it is.
+    /// All whole records of streams. What cannot be read is left where it is.
     pub fn all(&self) -> io::Result<Vec<Record>> {
+        self.every(false)
+    }
+
+    fn every(&self, aside: bool) -> io::Result<Vec<Record>> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.ends_with(".json") && (name.matches('+').count() == 2) == aside {
                 records.extend(read_record(&path));
             }
         }
@@ -223,6 +260,10 @@ impl Records {
     fn path(&self, stream: &StreamName) -> PathBuf {
         // '+' is in no name, so two streams never share a file.
         self.directory.join(format!("{}+{}.json", stream.app(), stream.name()))
+    }
+
+    fn path_aside(&self, stream: &StreamName, session: &Session) -> PathBuf {
+        self.directory.join(format!("{}+{}+{}.json", stream.app(), stream.name(), session.id))
     }
 }
 
@@ -275,6 +316,32 @@ mod tests {
         fs::write(directory.path().join("live+torn.json"), &serde_json::to_vec(&record).expect("json")[..40])
             .expect("written");
         assert_eq!(records.all().expect("listed"), [record]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_session_is_kept_aside_while_another_one_of_its_name_goes_on() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let records = Records::open(directory.path()).expect("directory");
+        let (stream, snapshot) = published_window(3);
+        let record = Record::of(&stream, &snapshot);
+        let next = Record { session: "2b".to_owned(), ..record.clone() };
+        records.write(&record).expect("written");
+        records.leave(&record.stream, &record.session());
+        records.write(&next).expect("written");
+        records.leave(&record.stream, &record.session());
+        assert_eq!(
+            (records.all().expect("listed"), records.left().expect("listed")),
+            (vec![next.clone()], vec![record.clone()])
+        );
+        assert_eq!(records.read(&record.stream), Some(next.clone()));
+        records.forget(&record.stream, &record.session());
+        assert_eq!((records.all().expect("listed"), records.left().expect("listed")), (vec![next.clone()], vec![]));
+        records.forget(&next.stream, &next.session());
+        assert!(records.is_empty());
+        assert_eq!(
+            record.over_at_ms(),
+            snapshot.listed.last().map_or(0, |last| last.listed.program_date_time_ms + 2000)
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ use thiserror::Error;
 
 /// Threads for one mount: storage answers in parallel, and one hung directory must not stop the others.
 const THREADS: usize = 4;
-/// Jobs that may wait: two for each of [`crate::live::MAX_STREAMS`].
+/// Jobs that may wait: two for each of [`crate::registry::MAX_STREAMS`].
 const MAX_QUEUED: usize = 8192;
 /// A job that takes longer is hung: its thread is given up.
 pub const HUNG_AFTER: Duration = Duration::from_secs(10);

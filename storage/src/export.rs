@@ -45,8 +45,8 @@ pub struct Exported {
 impl Recordings {
     /// Writes a recording, as far as it goes, into one MP4 file, which is there whole or not at all.
     pub fn export(&self, id: &RecordingId, file: &Path) -> Result<Exported, ExportError> {
-        self.read(id)?.ok_or(ExportError::Absent)?;
-        let entries = self.entries(id)?;
+        let record = self.read(id)?.ok_or(ExportError::Absent)?;
+        let entries = self.entries(&record)?;
         let mut movie = Movie::default();
         let mut reader = Reader { recordings: self, id, map: None };
         let (mut whole, mut first_damaged, mut damaged) = (Vec::new(), None, 0);

@@ -1,4 +1,4 @@
-//! What belongs to a stream and not to an actor, and the registry of all streams.
+//! What belongs to a stream and not to an actor.
 
 use crate::archive::Ledger;
 use crate::log::SampleLog;
@@ -7,19 +7,15 @@ use crate::numbers::Numbers;
 use crate::snapshot::Snapshot;
 use crate::spool::Spool;
 use crate::window::Window;
-use arc_swap::ArcSwap;
 use media::Container;
 use media::packager::Settings;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use thiserror::Error;
-use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
-/// Streams one process serves: each costs at least its window, so memory ends before this does.
-pub const MAX_STREAMS: usize = 4096;
 /// Segment numbers count from here when there is no record: 2020-01-01, seconds since 1970.
 const NUMBERS_SINCE: u64 = 1_577_836_800;
 
@@ -301,109 +297,9 @@ pub fn wall_ms(now: SystemTime) -> i64 {
     now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// More than [`MAX_STREAMS`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("this server carries {MAX_STREAMS} streams already")]
-pub struct TooManyStreams;
-
-type Streams = HashMap<Arc<str>, Arc<LiveStream>>;
-
-/// All streams by name: read by anybody without waiting, changed by the `streams` actor.
-#[derive(Debug)]
-pub struct Registry {
-    streams: ArcSwap<Streams>,
-    /// Serializes changes; readers never see it.
-    writer: Mutex<()>,
-    changes: watch::Sender<u64>,
-    /// Until when names that are not known yet may still turn out to be live.
-    settling_until: Instant,
-}
-
-impl Registry {
-    /// An empty registry; unknown names are given until `settling_until` to appear.
-    pub fn settling_until(settling_until: Instant) -> Arc<Self> {
-        let (streams, writer) = (ArcSwap::default(), Mutex::new(()));
-        Arc::new(Self { streams, writer, changes: watch::Sender::new(0), settling_until })
-    }
-
-    /// The stream called `application/name`.
-    pub fn get(&self, path: &str) -> Option<Arc<LiveStream>> {
-        self.streams.load().get(path).cloned()
-    }
-
-    /// All streams, in no order.
-    pub fn all(&self) -> Vec<Arc<LiveStream>> {
-        self.streams.load().values().cloned().collect()
-    }
-
-    /// Whether unknown names may still appear because the process is new.
-    pub fn is_settling(&self, now: Instant) -> bool {
-        now < self.settling_until
-    }
-
-    /// Adds a stream, replacing one of the same name.
-    pub fn insert(&self, stream: Arc<LiveStream>) -> Result<(), TooManyStreams> {
-        let path: Arc<str> = stream.name.to_string().into();
-        self.change(|streams| {
-            if streams.len() >= MAX_STREAMS && !streams.contains_key(&path) {
-                return Err(TooManyStreams);
-            }
-            streams.insert(path, stream);
-            Ok(())
-        })
-    }
-
-    /// Removes `stream`, unless another one has its name by now.
-    pub fn remove(&self, stream: &Arc<LiveStream>) {
-        let path = stream.name.to_string();
-        self.change(|streams| {
-            if streams.get(path.as_str()).is_some_and(|current| Arc::ptr_eq(current, stream)) {
-                streams.remove(path.as_str());
-            }
-        });
-    }
-
-    /// Waits for the stream called `path`. The caller sets the deadline.
-    pub async fn wait_for(&self, path: &str) -> Arc<LiveStream> {
-        let mut changes = self.changes.subscribe();
-        loop {
-            if let Some(stream) = self.get(path) {
-                return stream;
-            }
-            // The sender lives as long as `self`: this cannot fail.
-            let _ = changes.changed().await;
-        }
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut Streams) -> T) -> T {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut streams = (**self.streams.load()).clone();
-        let result = change(&mut streams);
-        self.streams.store(Arc::new(streams));
-        self.changes.send_modify(|changes| *changes += 1);
-        result
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn stream(name: &str) -> Arc<LiveStream> {
-        let settings = LiveSettings::default();
-        let name = StreamName::new("live", name).expect("valid name");
-        LiveStream::new(name, settings, Session::beginning_at(1), Snapshot::default(), 0)
-    }
-
-    #[test]
-    fn a_stream_that_was_replaced_does_not_remove_its_successor() {
-        let registry = Registry::settling_until(Instant::now());
-        let (old, new) = (stream("show"), stream("show"));
-        registry.insert(old.clone()).expect("room");
-        registry.insert(new.clone()).expect("room");
-        registry.remove(&old);
-        assert!(registry.get("live/show").is_some_and(|current| Arc::ptr_eq(&current, &new)));
-    }
 
     #[test]
     fn a_position_that_fails_again_is_counted_and_success_forgets_it() {

@@ -159,6 +159,20 @@ pub fn gaps_between(
     (before.sequence - missing..before.sequence).take(max).map(gap).collect()
 }
 
+/// Entries in order, each number once, with gaps for those that are missing: the index of an hour may be lost.
+pub fn whole(mut entries: Vec<RecordedSegment>, first: Option<u64>) -> Vec<RecordedSegment> {
+    // Of a number that is there twice a segment comes before a gap, and stays.
+    entries.sort_by_key(|entry| (entry.sequence, entry.gap));
+    entries.dedup_by_key(|entry| entry.sequence);
+    let mut whole: Vec<RecordedSegment> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let gaps = gaps_between(whole.last(), first.unwrap_or(entry.sequence), &entry, usize::MAX);
+        whole.extend(gaps);
+        whole.push(entry);
+    }
+    whole
+}
+
 /// What entries add up to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -244,6 +258,9 @@ pub struct SessionRecord {
     /// Length of the MP4 file, if one was made.
     #[serde(default)]
     pub movie_bytes: Option<u64>,
+    /// Media sequence number of its first segment.
+    #[serde(default)]
+    pub first_sequence: Option<u64>,
 }
 
 impl SessionRecord {
@@ -267,6 +284,7 @@ impl SessionRecord {
             duration_ms: totals.duration / TICKS_PER_MS,
             storage_errors: stream.stats.storage_errors.load(Ordering::Relaxed),
             movie_bytes: None,
+            first_sequence: Some(stream.spool.first()),
         }
     }
 
@@ -367,6 +385,7 @@ pub(crate) mod tests {
             duration_ms: 0,
             storage_errors: 0,
             movie_bytes: None,
+            first_sequence: None,
         }
     }
 
@@ -421,6 +440,15 @@ pub(crate) mod tests {
         assert_eq!(gaps.iter().map(|gap| (gap.sequence, gap.duration)).collect::<Vec<_>>(), [(4, 0), (5, 0)]);
         assert!(gaps_between(Some(&entry(5)), 1, &sixth, 9).is_empty() && gaps_between(None, 6, &sixth, 9).is_empty());
         assert_eq!(gaps_between(None, 0, &entry(1_000_000), usize::MAX).len() as u64, MAX_HOLE);
+    }
+
+    #[test]
+    fn what_an_index_lacks_is_a_gap_and_a_segment_that_is_told_of_as_one_stays() {
+        let lost = RecordedSegment { gap: true, ..entry(7) };
+        let entries = whole(vec![entry(9), entry(4), lost, entry(7)], Some(2));
+        let told: Vec<_> = entries.iter().map(|entry| (entry.sequence, entry.gap)).collect();
+        assert_eq!(told, [(2, true), (3, true), (4, false), (5, true), (6, true), (7, false), (8, true), (9, false)]);
+        assert_eq!(whole(vec![entry(4)], None), [entry(4)]);
     }
 
     proptest! {

@@ -4,11 +4,12 @@
 //! may block or fail; none is made on the live path.
 
 mod index;
+mod sweep;
 
 use crate::archive::Room;
 use crate::export::{ExportError, Exported};
 use crate::name::StreamName;
-use crate::recording::{RecordedFile, RecordedSegment, RecordingId, SessionRecord, Totals, entries};
+use crate::recording::{RecordedFile, RecordedSegment, RecordingId, SessionRecord, entries, whole};
 use crate::signs::Signs;
 use crate::snapshot::{DIGESTS, File, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
 use crate::write::Direct;
@@ -21,6 +22,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+pub use sweep::Swept;
 
 /// Directory of all recordings in an archive.
 pub const DIRECTORY: &str = "recordings";
@@ -32,19 +34,10 @@ pub const MOVIE: &str = "recording.mp4";
 const ASIDE: &str = ".tmp";
 /// Extension of a recording that was removed, until its files are.
 pub const REMOVED: &str = "removed";
-/// Files removed in one go: a few seconds of a slow network file system.
-const MAX_SWEPT: usize = 1000;
 /// Names looked at in one directory, at most: sessions of a stream, hours of a session. Ten years of hours.
 const MAX_LISTED: usize = 100_000;
-
-/// What came of a sweep.
-#[derive(Debug, Default)]
-pub struct Swept {
-    /// Something was removed, and there may be more.
-    pub more: bool,
-    /// Removed recordings of which nothing can be removed, by why.
-    pub stuck: Vec<io::Error>,
-}
+/// Hours of an index that are read in one go: some 17 MB, in time on slow storage, too.
+const MAX_HOURS: usize = 24;
 
 /// All recordings of an archive.
 #[derive(Debug)]
@@ -69,16 +62,29 @@ impl Recordings {
         self.root.join("live").join(stream.app()).join(stream.name()).join(name)
     }
 
-    /// What a recording holds: where to go on.
-    pub fn open(&self, id: &RecordingId) -> io::Result<Opened> {
-        let (mut all, mut end) = (Vec::new(), End::default());
-        for hour in self.hours(id)? {
-            if let Some(text) = self.index_of(id, &hour)? {
-                all.extend(entries(&String::from_utf8_lossy(&text)));
-                end = End::new(hour, text.len() as u64);
+    /// What a recording holds: where to go on. Some hours of it at once; `before` is what those before them hold, at first
+    /// nothing.
+    pub fn open(&self, id: &RecordingId, before: Opened) -> io::Result<Opened> {
+        let (mut opened, mut hours) = (before, self.hours(id)?);
+        hours.retain(|hour| *hour > opened.looked_at);
+        for hour in hours.iter().take(MAX_HOURS) {
+            if let Some(text) = self.index_of(id, hour)? {
+                opened.add(hour, &text);
+            }
+            opened.looked_at.clone_from(hour);
+        }
+        opened.more = hours.len() > MAX_HOURS;
+        Ok(opened)
+    }
+
+    /// Where the index of a recording ends.
+    pub fn end(&self, id: &RecordingId) -> io::Result<End> {
+        for hour in self.hours(id)?.into_iter().rev() {
+            if let Some(length) = self.index_length(id, &hour)? {
+                return Ok(End::new(hour, length));
             }
         }
-        Ok(Opened { totals: Totals::default().and(&all), last: all.pop(), end })
+        Ok(End::default())
     }
 
     /// Keeps a file. Whether its bytes had to be written, and are therefore not durable yet.
@@ -140,6 +146,10 @@ impl Recordings {
         for of_hour in all.chunk_by(|a, b| hour_of(a) == hour_of(b)) {
             let name = hour_of(&of_hour[0]);
             let expected = end.of(&name);
+            // Of an hour that is over nothing else would tell that its index has gone.
+            if expected == Some(0) && !end.is_none() && self.index_length(id, end.hour())? != Some(end.length()) {
+                return Err(index_changed());
+            }
             let hour = self.directory(id).join(&name);
             let length = self.signs.wait("append", || append_lines(&hour, of_hour, expected))?;
             end = End::new(name, length);
@@ -156,14 +166,15 @@ impl Recordings {
         }
         let directory = self.directory(&record.id);
         fs::create_dir_all(&directory)?;
-        let record = self.with_codecs(record.clone())?;
+        let record = self.with_earlier(record.clone())?;
         self.write_durably(&directory.join(SESSION), record.to_json())
     }
 
-    /// Codecs are known when there is a publisher; after a restart without one they are what they were.
-    fn with_codecs(&self, mut record: SessionRecord) -> io::Result<SessionRecord> {
-        if record.codecs.is_none() {
-            record.codecs = self.read(&record.id)?.and_then(|before| before.codecs);
+    /// What a process before this one knew better: codecs, which are known when there is a publisher, and where it began.
+    fn with_earlier(&self, mut record: SessionRecord) -> io::Result<SessionRecord> {
+        if let Some(before) = self.read(&record.id)? {
+            record.codecs = record.codecs.or(before.codecs);
+            record.first_sequence = before.first_sequence.into_iter().chain(record.first_sequence).min();
         }
         Ok(record)
     }
@@ -171,8 +182,9 @@ impl Recordings {
     /// Writes playlists and digests of a session that is over, and then its record.
     pub fn finish(&self, record: SessionRecord, because: &str) -> io::Result<()> {
         let directory = self.directory(&record.id);
-        let all = self.entries(&record.id)?;
-        let record = self.with_codecs(record)?.ended(&all, because);
+        let record = self.with_earlier(record)?;
+        let all = self.entries(&record)?;
+        let record = record.ended(&all, because);
         let write = |name: &str, bytes: Vec<u8>| self.write_durably(&directory.join(name), bytes);
         write(DIGESTS, SessionRecord::digests(&all))?;
         write(MEDIA_PLAYLIST, record.playlist(&all).into_bytes())?;
@@ -228,19 +240,6 @@ impl Recordings {
         Ok(records)
     }
 
-    /// Visits the directories of all sessions.
-    fn directories(&self, mut visit: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
-        let root = self.root.join(DIRECTORY);
-        for app in names(&root)? {
-            for name in names(&root.join(&app))? {
-                for session in names(&root.join(&app).join(&name))? {
-                    visit(&root.join(&app).join(&name).join(session))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// The record of a session; none if there is none.
     pub fn read(&self, id: &RecordingId) -> io::Result<Option<SessionRecord>> {
         match fs::read(self.directory(id).join(SESSION)) {
@@ -256,39 +255,18 @@ impl Recordings {
         self.signs.wait("rename", || fs::rename(&directory, directory.with_extension(REMOVED)))
     }
 
-    /// Removes some files of recordings that were removed. What cannot be removed does not keep the others.
-    pub fn sweep(&self) -> io::Result<Swept> {
-        let mut removed = Vec::new();
-        self.directories(|directory| {
-            let is_removed = directory.extension().is_some_and(|extension| extension == REMOVED) && directory.is_dir();
-            removed.extend(is_removed.then(|| directory.to_owned()));
-            Ok(())
-        })?;
-        let mut swept = Swept::default();
-        for directory in removed {
-            let mut left = MAX_SWEPT;
-            let result = self.signs.wait("remove", || sweep(&directory, &mut left));
-            swept.more = left < MAX_SWEPT || result.is_ok();
-            if swept.more {
-                break;
-            }
-            swept.stuck.extend(result.err());
-        }
-        Ok(swept)
-    }
-
     /// How much room there is.
     pub fn room(&self) -> io::Result<Room> {
         self.signs.wait("statfs", || Room::of(&self.root))
     }
 
-    /// All entries of a recording, in order.
-    pub fn entries(&self, id: &RecordingId) -> io::Result<Vec<RecordedSegment>> {
+    /// All entries of a recording, in order, with gaps where some are missing.
+    pub fn entries(&self, record: &SessionRecord) -> io::Result<Vec<RecordedSegment>> {
         let mut all = Vec::new();
-        for hour in self.hours(id)? {
-            all.extend(self.entries_of(id, &hour)?);
+        for hour in self.hours(&record.id)? {
+            all.extend(self.entries_of(&record.id, &hour)?);
         }
-        Ok(all)
+        Ok(whole(all, record.first_sequence))
     }
 
     /// A file of a recording.
@@ -325,6 +303,14 @@ impl Recordings {
         }
     }
 
+    fn index_length(&self, id: &RecordingId, hour: &str) -> io::Result<Option<u64>> {
+        match fs::metadata(self.directory(id).join(hour).join(ENTRIES)) {
+            Ok(there) => Ok(Some(there.len())),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A small file that is there whole or not at all, also after a power cut.
     fn write_durably(&self, path: &Path, bytes: Vec<u8>) -> io::Result<()> {
         let mut aside = path.as_os_str().to_owned();
@@ -351,25 +337,6 @@ impl Recordings {
             let _ = fs::remove_file(&aside);
         })
     }
-}
-
-/// Removes what is in a directory, as long as there are `left` files to go, and then the directory; whether it is gone.
-fn sweep(directory: &Path, left: &mut usize) -> io::Result<()> {
-    let mut failed = Ok(());
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if *left == 0 {
-            return failed;
-        }
-        let removed = if entry.file_type()?.is_dir() {
-            sweep(&entry.path(), left)
-        } else {
-            fs::remove_file(entry.path()).inspect(|()| *left -= 1)
-        };
-        failed = failed.and(removed);
-    }
-    // Some of it may be left for the next time.
-    if failed.is_ok() && *left > 0 { fs::remove_dir(directory) } else { failed }
 }
 
 /// Names in a directory, in order; none if there is no such directory.
@@ -454,33 +421,62 @@ mod tests {
         assert_eq!(fs::read(&path).expect("read"), b"the segment");
     }
 
-    #[test]
-    fn an_index_that_is_not_what_it_was_is_not_appended_to() {
-        let (directory, recordings) = recordings();
-        let id: RecordingId = "live/show/1".parse().expect("an id");
-        let gap = |sequence| RecordedSegment {
+    fn gap(hour: &str, sequence: u64) -> RecordedSegment {
+        RecordedSegment {
             sequence,
-            file: RecordedFile { uri: format!("2026112112/0-{sequence}"), sha256: String::new() },
+            file: RecordedFile { uri: format!("{hour}/0-{sequence}"), sha256: String::new() },
             map: None,
             duration: 90_000,
             discontinuity: false,
             program_date_time_ms: 0,
             gap: true,
             bytes: 0,
-        };
-        let append = |sequence, after: &End| recordings.append(&id, &[gap(sequence)], after);
-        let nothing = recordings.open(&id).expect("opened").end;
-        let first = append(1, &nothing).expect("appended");
-        assert!(append(2, &nothing).is_err(), "it was away when it was opened");
-        let second = append(2, &first).expect("appended");
-        assert!(append(3, &first).is_err(), "somebody else has appended");
-        assert_eq!(recordings.open(&id).expect("opened").end, second);
-        let index = directory.path().join("recordings/live/show/1/2026112112/segments.jsonl");
+        }
+    }
+
+    #[test]
+    fn an_index_that_is_not_what_it_was_is_not_appended_to() {
+        let (_directory, recordings) = recordings();
+        let mut record = record();
+        record.first_sequence = Some(1);
+        let id = &record.id;
+        let append = |hour, sequence, after: &End| recordings.append(id, &[gap(hour, sequence)], after);
+        let (noon, later) = ("2026112112", "2026112113");
+        let opened = || recordings.open(id, Opened::default()).expect("opened").end;
+        let nothing = opened();
+        let first = append(noon, 1, &nothing).expect("appended");
+        assert!(append(noon, 2, &nothing).is_err(), "it was away when it was opened");
+        let second = append(noon, 2, &first).expect("appended");
+        assert!(append(noon, 3, &first).is_err(), "somebody else has appended");
+        assert!(opened() == second && recordings.end(id).expect("told") == second);
+        let index = recordings.directory(id).join(noon).join(ENTRIES);
         fs::remove_file(&index).expect("removed");
-        assert_eq!(append(3, &second).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
-        append(3, &recordings.open(&id).expect("opened").end).expect("it was looked at");
+        for hour in [noon, later] {
+            assert_eq!(append(hour, 3, &second).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+        }
+        let third = append(later, 3, &opened()).expect("it was looked at");
+        assert_eq!(recordings.end(id).expect("told"), third);
         let sequences: Vec<_> =
-            recordings.entries(&id).expect("read").into_iter().map(|entry| entry.sequence).collect();
-        assert_eq!(sequences, [3]);
+            recordings.entries(&record).expect("read").into_iter().map(|entry| entry.sequence).collect();
+        assert_eq!(sequences, [1, 2, 3], "what was lost is a gap");
+    }
+
+    #[test]
+    fn an_index_of_many_days_is_read_in_many_goes() {
+        let (_directory, recordings) = recordings();
+        let id: RecordingId = "live/show/1".parse().expect("an id");
+        let hours: Vec<_> = (0..5 * MAX_HOURS as u64 / 2).map(|n| (n, format!("20261121{n:02}"))).collect();
+        for (n, hour) in &hours {
+            recordings.append(&id, &[gap(hour, *n)], &End::default()).expect("appended");
+        }
+        let (mut opened, mut goes) = (Opened::default(), 0);
+        while goes == 0 || opened.more {
+            opened = recordings.open(&id, opened).expect("opened");
+            goes += 1;
+        }
+        assert_eq!((goes, opened.totals.gaps), (3, hours.len() as u64));
+        assert!(
+            opened.end == recordings.end(&id).expect("told") && opened.last.is_some_and(|last| last.sequence == 59)
+        );
     }
 }

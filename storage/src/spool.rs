@@ -8,6 +8,8 @@ use crate::snapshot::{File, Published, Snapshot};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Bytes of all spools of the process together, at most: some minutes of a hundred streams. More would end the
 /// process before storage is back.
@@ -15,6 +17,9 @@ pub const MAX_BYTES_TOGETHER: usize = 1 << 30;
 /// Entries that wait, at most: four hours of segments of 2 s, a few MB. The oldest beyond that is forgotten, and becomes
 /// a gap when those after it are recorded.
 const MAX_WAITING: usize = 7200;
+/// How long a recording that has lost more than memory gives back is not finished: its mount may be away for a moment, and
+/// what was recorded is there again with it.
+const MAY_RETURN_WITHIN: Duration = Duration::from_secs(60);
 
 /// Bytes of all spools together.
 static TOGETHER: AtomicUsize = AtomicUsize::new(0);
@@ -55,6 +60,11 @@ struct State {
     first: u64,
     /// Number of the segment after the last that is recorded.
     recorded: u64,
+    /// The same of all that ever was, though its index may be lost.
+    high: u64,
+    /// Most segments that the index was seen to hold, and since when it holds fewer.
+    most: u64,
+    lacks_since: Option<Instant>,
     /// The initialization section in use.
     map: Option<RecordedFile>,
     waiting: VecDeque<Waiting>,
@@ -156,9 +166,25 @@ impl Spool {
         self.lock().first
     }
 
-    /// Counts segments that were lost unnoticed.
-    pub fn add_gaps(&self, gaps: u64) {
-        self.lock().gaps += gaps;
+    /// Told how many segments the index holds.
+    pub fn indexed(&self, segments: u64, now: Instant) {
+        let mut state = self.lock();
+        state.most = state.most.max(segments);
+        state.lacks_since = state.lacks_since.or(Some(now)).filter(|_| segments < state.most);
+    }
+
+    /// Whether what the index lacks may be there again soon: it has lost segments a moment ago.
+    pub fn may_return(&self, now: Instant) -> bool {
+        let since = self.lock().lacks_since;
+        since.is_some_and(|since| now.saturating_duration_since(since) < MAY_RETURN_WITHIN)
+    }
+
+    /// Counts segments that were lost unnoticed. Those that were recorded, and whose index was lost, are not: it may be
+    /// there again.
+    pub fn add_gaps(&self, sequences: impl Iterator<Item = u64>) {
+        let mut state = self.lock();
+        let high = state.high;
+        state.gaps += sequences.filter(|sequence| *sequence >= high).count() as u64;
     }
 
     /// Segments that were lost to the recording.
@@ -256,6 +282,7 @@ impl State {
 
     fn recorded(&mut self, sequence: u64) {
         self.recorded = self.recorded.max(sequence + 1);
+        self.high = self.high.max(self.recorded);
         while self.waiting.front().is_some_and(|waiting| waiting.entry.sequence <= sequence) {
             self.pop();
         }
@@ -285,7 +312,6 @@ impl State {
 mod tests {
     use super::*;
     use media::hls::ListedSegment;
-    use tokio::time::Instant;
 
     const LENGTH: usize = 1000;
 
@@ -326,6 +352,30 @@ mod tests {
         assert_eq!(spool.bytes(), LENGTH, "the others are in the window");
         spool.recorded(4);
         assert_eq!((all(&spool), spool.bytes(), spool.gaps()), (vec![(5, false)], 0, 0));
+    }
+
+    #[test]
+    fn an_index_that_has_lost_segments_may_be_there_again_for_a_while() {
+        let (spool, now) = (Spool::starting_at(1), Instant::now());
+        let later = now + MAY_RETURN_WITHIN;
+        spool.indexed(0, now);
+        spool.indexed(100, now);
+        assert!(!spool.may_return(now));
+        spool.indexed(6, now);
+        spool.indexed(7, later);
+        assert!(spool.may_return(later - Duration::from_secs(1)) && !spool.may_return(later));
+        spool.indexed(100, later);
+        assert!(!spool.may_return(now), "it is");
+    }
+
+    #[test]
+    fn gaps_of_what_was_recorded_before_are_not_counted() {
+        let spool = Spool::starting_at(1);
+        spool.add_gaps(1..3);
+        spool.recorded(9);
+        spool.opened(None, &Snapshot::default());
+        spool.add_gaps(1..12);
+        assert_eq!(spool.gaps(), 4, "1 and 2, 10 and 11");
     }
 
     #[test]

@@ -10,10 +10,10 @@ use actors::steps::until_step;
 use actors::vitals::Stuck;
 use actors::{Ask, Denial, Place, Vital, task};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
-use storage::continuity::Record;
+use storage::continuity::{MAX_LEFT, Record};
 use storage::live::{Publisher, clock_numbers, wall_ms};
 use storage::{LiveStream, Mount, Session, Snapshot, StreamName};
 use tokio::task::JoinHandle;
@@ -28,7 +28,7 @@ const RETIRE_AFTER: Duration = Duration::from_secs(60);
 /// When a request comes while a tree is rebuilt, it is tried again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// Recorders that finish what others could not, at most: each holds its stream's last window and its spool.
-const MAX_RECORDERS: usize = 64;
+const MAX_RECORDERS: usize = MAX_LEFT;
 /// Recorders that go on for one that failed or hung; beyond that the next start does.
 const MAX_FAILED: u32 = 5;
 /// A recorder's first successor waits as long as if so many had failed: up to 0.6 s, then up to twice as long each time.
@@ -69,7 +69,8 @@ impl Actor for Streams {
     async fn pre_start(&self, myself: ActorRef<Msg>, environment: Environment) -> Result<State, ActorProcessingErr> {
         let vital = environment.vitals.register("streams", Place::Root, myself.get_id(), Some(BEAT));
         myself.send_after(until_step(BEAT), || Msg::Beat);
-        Ok(State { environment, trees: HashMap::new(), recorders: HashMap::new(), is_draining: false, vital })
+        let (trees, recorders, left) = (HashMap::new(), HashMap::new(), VecDeque::new());
+        Ok(State { environment, trees, recorders, left, is_draining: false, vital })
     }
 
     /// Streams that live already are those of a predecessor, or of the process before this one.
@@ -78,6 +79,10 @@ impl Actor for Streams {
         for stream in state.environment.registry.all() {
             // One that has ended is closed by its lock, and retired, like any other.
             state.build(&myself, stream).await;
+        }
+        for stream in state.environment.registry.all_finishing() {
+            state.leave(&stream);
+            state.finish_recording(&myself, Unfinished::new(&stream)).await;
         }
         Ok(())
     }
@@ -110,9 +115,7 @@ impl Actor for Streams {
         let Some((cell, ending, _)) = ending_of(event) else { return Ok(()) };
         match state.recorders.remove(&cell.get_id()) {
             Some((_, unfinished)) if ending != Ending::Stopped => state.finish_again(&myself, unfinished),
-            Some((_, Unfinished { stream, .. })) if is_unfinished(&stream) => {
-                events::recording_left(&stream.name.to_string());
-            }
+            Some((_, Unfinished { stream, .. })) if is_unfinished(&stream) => state.give_up(&stream),
             Some((_, unfinished)) => state.note_recorded(&unfinished.stream),
             None => state.tree_ended(&myself, cell.get_id(), ending).await,
         }
@@ -159,6 +162,8 @@ pub struct State {
     trees: HashMap<StreamName, Tree>,
     /// Recorders that have outlived their stream's tree.
     recorders: HashMap<ActorId, (ActorCell, Unfinished)>,
+    /// Sessions that are left to the next process, as long as storage does not take their recordings.
+    left: VecDeque<(StreamName, Session)>,
     is_draining: bool,
     vital: Arc<Vital>,
 }
@@ -268,28 +273,49 @@ impl State {
         if let Some((tree, _)) = running {
             tree.stop(Some("a new session begins".to_owned()));
         }
+        if is_unfinished(&stream) {
+            self.leave(&stream);
+        }
         self.finish_recording(myself, Unfinished::new(&stream)).await;
+    }
+
+    /// Leaves an ended session to the next process, which tells what its recording lacks.
+    fn leave(&mut self, LiveStream { name, session, .. }: &LiveStream) {
+        let Self { environment, left, .. } = self;
+        environment.records.leave(name, session);
+        left.retain(|(stream, of)| (stream, of) != (name, session));
+        left.push_back((name.clone(), session.clone()));
+        if left.len() > MAX_LEFT
+            && let Some((stream, session)) = left.pop_front()
+        {
+            environment.records.forget(&stream, &session);
+        }
     }
 
     /// Notes that a recording is complete, while the session is remembered: the next process would record it again. What
     /// is remembered of one that is not complete stays: the next process finishes it.
-    fn note_recorded(&self, stream: &Arc<LiveStream>) {
+    fn note_recorded(&mut self, stream: &Arc<LiveStream>) {
         let Environment { registry, records, .. } = &self.environment;
         if !stream.spool.is_finished() {
             return;
         }
+        registry.finish_no_more(stream);
         match registry.get(&stream.name.to_string()) {
             Some(remembered) if Arc::ptr_eq(&remembered, stream) => {
                 // Without it the recording is made again, of what the window still holds.
                 let _ = records.write(&Record::of(stream, &stream.window.snapshot()));
             }
-            // A new session of this name has a record of its own.
-            Some(_) => {}
-            None if records.read(&stream.name).is_some_and(|record| record.session().id == stream.session.id) => {
-                records.remove(&stream.name);
+            _ => {
+                records.forget(&stream.name, &stream.session);
+                self.left.retain(|(_, session)| *session != stream.session);
             }
-            None => {}
         }
+    }
+
+    /// Leaves a recording as it is, for the next start.
+    fn give_up(&self, stream: &LiveStream) {
+        self.environment.registry.finish_no_more(stream);
+        events::recording_left(&stream.name.to_string());
     }
 
     /// Another recorder goes on where one has failed, after a while.
@@ -306,14 +332,15 @@ impl State {
             return self.note_recorded(stream);
         }
         if self.recorders.len() == MAX_RECORDERS || *failed > MAX_FAILED {
-            return events::recording_left(&stream.name.to_string());
+            return self.give_up(stream);
         }
+        self.environment.registry.finish_later(stream);
         let Mount { disk, recordings, .. } = self.environment.mounts.of(&stream.name).clone();
         let (vitals, last_until) = (self.environment.vitals.clone(), Some(*until));
         let args = recorder::Args { stream: stream.clone(), recordings, disk, vitals, last_until };
         match Recorder::spawn_linked(None, Recorder, args, myself.get_cell()).await {
             Ok((recorder, _)) => drop(self.recorders.insert(recorder.get_id(), (recorder.get_cell(), unfinished))),
-            Err(_) => events::recording_left(&stream.name.to_string()),
+            Err(_) => self.give_up(stream),
         }
     }
 
@@ -325,8 +352,9 @@ impl State {
             let used = Record::of(stream, &stream.window.snapshot()).numbers_after();
             self.environment.used = self.environment.used.or_higher(used);
             // By what is remembered the next process tells what is missing in a recording.
-            if !is_unfinished(stream) {
-                self.environment.records.remove(&stream.name);
+            match is_unfinished(stream) {
+                true => self.leave(stream),
+                false => self.environment.records.forget(&stream.name, &stream.session),
             }
         }
     }

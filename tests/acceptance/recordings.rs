@@ -80,15 +80,26 @@ impl Vod {
     }
 }
 
-/// Has one file made of a recording, by the API; its bytes.
-fn exported(server: &Server, id: &str) -> Vec<u8> {
+/// Has one file made of a recording, by the API; what its `field` says then.
+fn export(server: &Server, id: &str, field: &str) -> String {
     let url = format!("http://{}/api/v1/recordings/{id}/export", server.health);
     assert_eq!(ureq::post(&url).send_empty().expect("accepted").status().as_u16(), 202);
-    let movie = wait_for("it is exported", FINISHED, || {
+    wait_for("it is exported", FINISHED, || {
         let all = recordings(server);
         let recording = all.into_iter().find(|recording| recording["id"] == id)?;
-        recording["movie"].as_str().map(str::to_owned)
-    });
+        recording[field].as_str().map(str::to_owned)
+    })
+}
+
+/// The same, once it has failed; the bytes.
+fn exported(server: &Server, id: &str) -> Vec<u8> {
+    let in_the_way = server.recorded(id, "recording.mp4");
+    std::fs::create_dir(&in_the_way).expect("made");
+    assert!(export(server, id, "movie_error").contains("directory"));
+    std::fs::remove_dir(&in_the_way).expect("removed");
+    let movie = export(server, id, "movie");
+    let recording = recordings(server).into_iter().find(|recording| recording["id"] == id).expect("listed");
+    assert!(recording["movie_error"].is_null(), "what failed before is said no more: {recording}");
     try_get(&server.url(&movie)).expect("served")
 }
 

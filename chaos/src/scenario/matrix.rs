@@ -108,7 +108,7 @@ fn others(seconds: u64) -> Vec<Cell> {
     ]
 }
 
-/// All of it, in groups that last equally long. The seed decides which faults run side by side.
+/// All of it, in groups that last equally long, but for what lasts as long as it does, in the last. The seed decides which faults run side by side.
 pub fn whole(seed: u64) -> Vec<Vec<Cell>> {
     let pairs = || OPERATIONS.into_iter().flat_map(|operation| ERRNOS.map(|errno| (operation, errno)));
     let once = pairs().map(|(operation, errno)| Cell::error_once(operation, errno));

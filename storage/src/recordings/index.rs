@@ -1,6 +1,6 @@
 //! The index of a recording: for each hour a file of entries, one line each, that is only appended to.
 
-use crate::recording::{RecordedSegment, Totals, lines};
+use crate::recording::{RecordedSegment, Totals, entries, lines};
 use std::cmp::Ordering;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -22,6 +22,20 @@ pub struct Opened {
     pub totals: Totals,
     /// Where they end.
     pub end: End,
+    /// There are later hours that have not been looked at.
+    pub more: bool,
+    /// The last hour that has.
+    pub(super) looked_at: String,
+}
+
+impl Opened {
+    /// Adds the index of an hour.
+    pub(super) fn add(&mut self, hour: &str, text: &[u8]) {
+        let mut entries = entries(&String::from_utf8_lossy(text));
+        self.totals = self.totals.and(&entries);
+        self.last = entries.pop().or(self.last.take());
+        self.end = End::new(hour.to_owned(), text.len() as u64);
+    }
 }
 
 /// Where the index ends: in the file of this hour, after so many bytes. Without any entry in no hour.
@@ -35,6 +49,21 @@ impl End {
     /// In this hour, after so many bytes.
     pub(super) fn new(hour: String, length: u64) -> Self {
         Self { hour, length }
+    }
+
+    /// Whether there is no entry.
+    pub(super) fn is_none(&self) -> bool {
+        self.hour.is_empty()
+    }
+
+    /// The hour of the last entry.
+    pub(super) fn hour(&self) -> &str {
+        &self.hour
+    }
+
+    /// How long the file of that hour is, bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.length
     }
 
     /// How long the file of this hour is to be; nobody knows that of an earlier one.

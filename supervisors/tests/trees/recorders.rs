@@ -5,10 +5,11 @@ use actors::vitals::Stuck;
 use actors::{Place, recorder};
 use ractor::ActorCell;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use storage::LiveStream;
+use storage::recording::{RecordedSegment, RecordingId, SessionRecord, entries, lines};
 use supervisors::streams;
 
 /// The recorder that is no child of a stream's tree.
@@ -41,6 +42,11 @@ async fn where_a_recorder_that_outlives_its_stream_fails_or_hangs_another_one_go
     let first = wait_for("its tree is gone, and its recorder is not", || last(&tree)).await;
     first.kill();
     let second = successor(&tree, &first).await;
+    // Nobody removes it meanwhile, and the next process knows of it: the other session has a record of its own.
+    let recording = RecordingId::of(&stream);
+    let remembered = || tree.environment.records.left().expect("read").into_iter().map(|record| record.session().id);
+    assert!(tree.environment.registry.is_finishing(&recording));
+    assert_eq!(remembered().collect::<Vec<_>>(), std::slice::from_ref(&stream.session.id));
     let (place, time) = (Place::Stream(stream.name.clone()), Duration::from_secs(9));
     let (child, message, id) = ("recorder", "handle", second.get_id());
     let stuck = Stuck { child, place, id, message, time, blocks: true, is_replaced: false };
@@ -52,6 +58,51 @@ async fn where_a_recorder_that_outlives_its_stream_fails_or_hangs_another_one_go
     let session = recordings.join("live/show").join(&stream.session.id);
     assert!(session.join("0.m3u8").exists() && session.join("session.json").exists());
     wait_for("the recorder ends", || last(&tree).is_none().then_some(())).await;
+    wait_for("it is forgotten", || (remembered().count() == 0).then_some(())).await;
+    assert!(!tree.environment.registry.is_finishing(&recording));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ends_while_its_mount_is_away_is_finished_where_it_was_recorded() {
+    let tree = Tree::start_recording().await;
+    let mut show = tree.publish("show").await;
+    let stream = tree.stream("show");
+    let (recordings, away) = (tree.directory.path().join("recordings"), tree.directory.path().join("away"));
+    let session = |root: &Path| root.join("live/show").join(&stream.session.id);
+    show.send(300);
+    let recorded = || read_index(&session(&recordings)).pop();
+    let last = wait_for("some of it is recorded", recorded).await;
+    // It has been for hours, of which memory holds nothing.
+    let before = |sequence| RecordedSegment { sequence, ..last.clone() };
+    let hours: Vec<_> = (last.sequence - 1000..last.sequence - 900).map(before).collect();
+    fs::create_dir(session(&recordings).join("2020010100")).expect("made");
+    fs::write(session(&recordings).join("2020010100/segments.jsonl"), lines(&hours)).expect("written");
+    let recorder = tree.child::<recorder::Msg>().await;
+    recorder.kill();
+    show.send(300);
+    wait_for("its successor has looked at all of it", || recorded().filter(|newer| newer.sequence > last.sequence))
+        .await;
+    fs::rename(&recordings, &away).expect("away");
+    show.session.stop(None);
+    wait_for("the session ends", || stream.window.snapshot().ended.then_some(())).await;
+    let whole = || stream.window.snapshot().listed.last().map(|last| last.sequence);
+    wait_for("what is in memory is recorded in its place", || recorded().filter(|now| Some(now.sequence) == whole()))
+        .await;
+    fs::remove_dir_all(&recordings).expect("removed");
+    fs::rename(&away, &recordings).expect("back");
+    wait_for("the recording is finished", || stream.spool.is_finished().then_some(())).await;
+    let record: SessionRecord =
+        SessionRecord::parse(&fs::read(session(&recordings).join("session.json")).expect("read")).expect("a record");
+    assert!(record.ended_at_ms.is_some() && record.segments > 100, "{record:?}");
+    assert_eq!(recorded().map(|last| last.sequence), whole());
+}
+
+/// Entries of the hour that is recorded now.
+fn read_index(session: &Path) -> Vec<RecordedSegment> {
+    let hours = fs::read_dir(session).into_iter().flatten().flatten().map(|entry| entry.path());
+    let index =
+        hours.filter(|hour| hour.is_dir()).max().and_then(|hour| fs::read_to_string(hour.join("segments.jsonl")).ok());
+    index.map_or(Vec::new(), |text| entries(&text))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,9 +116,9 @@ async fn what_is_remembered_of_a_session_stays_until_its_recording_is_finished()
     wait_for("the window is gone", || registered().is_none().then_some(())).await;
     // What `streams` answers to after that has been done.
     let _other = tree.publish("other").await;
-    let remembered = || tree.environment.records.read(&stream.name);
-    assert!(remembered().is_some(), "by this the next process tells what is missing");
+    let remembered = || tree.environment.records.left().expect("read").len();
+    assert_eq!(remembered(), 1, "by this the next process tells what is missing");
     fs::remove_file(&recordings).expect("removed");
-    wait_for("the recording is finished, and its session forgotten", || remembered().is_none().then_some(())).await;
+    wait_for("the recording is finished, and its session forgotten", || (remembered() == 0).then_some(())).await;
     assert!(stream.spool.is_finished());
 }

@@ -189,6 +189,11 @@ impl Server {
         self.data.join("live/live").join(name)
     }
 
+    /// A file of a recording, by its id.
+    pub fn recorded(&self, id: &str, name: &str) -> PathBuf {
+        self.data.join("recordings").join(id).join(name)
+    }
+
     /// Where its continuity records lie.
     pub fn runtime_directory(&self) -> PathBuf {
         self.directory.path().join("run")

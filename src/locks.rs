@@ -1,18 +1,26 @@
 //! One process per archive and runtime directory.
 
+use crate::Config;
+use crate::parent::undead;
 use std::fs::{File, TryLockError, create_dir_all, metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::{Duration, Instant};
 use thiserror::Error;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// Name of the lock file in a directory.
 const LOCK: &str = ".lock";
 /// How often it is looked whether the lock is still the directory's: one that is deleted and made again, or another
 /// that is mounted in its place, has none.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long an archive may take to be locked, or a slate's clip to be read: storage that hangs must not keep the show from
+/// starting.
+pub const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Why a directory cannot be had.
 #[derive(Debug, Error)]
@@ -72,19 +80,64 @@ impl Keeper {
         let mut is_taken = false;
         loop {
             // The pace of the looks: there is no event for what happens on another machine's file system.
-            std::thread::sleep(LOOK_EVERY);
+            thread::sleep(LOOK_EVERY);
             let looked = self.look();
             let was_taken = std::mem::replace(&mut is_taken, matches!(looked, Err(LockError::Taken(..))));
             match looked {
-                Ok(true) => info!(directory = %self.directory.display(), "the archive is locked: its lock had gone"),
-                Err(error @ LockError::Taken(..)) if !was_taken => {
-                    error!(%error, "two processes write into one archive")
+                Ok(true) => info!(directory = %self.directory.display(), "locked: the lock had gone, or was another's"),
+                Err(error @ LockError::Taken(..)) if !was_taken && !undead::is_before_us() => {
+                    error!(%error, "two processes write into one directory")
                 }
                 // What fails is told by the storage's health, and tried again.
                 Ok(false) | Err(_) => {}
             }
         }
     }
+}
+
+/// Locks the runtime directory for as long as the process lives.
+pub fn lock_runtime(config: &Config) -> anyhow::Result<()> {
+    let mut keeper = Keeper::new(&config.runtime_dir, "runtime-dir");
+    match keeper.look() {
+        Err(error @ LockError::Taken(..)) if undead::is_before_us() => {
+            warn!(%error, "by a worker that is dead but for storage that hangs; it is waited for");
+        }
+        looked => drop(looked?),
+    }
+    thread::Builder::new().name("runtime-lock".to_owned()).spawn(|| keeper.keep())?;
+    Ok(())
+}
+
+/// Locks the archives, all at once, for as long as the process lives: storage that fails or hangs does not keep the show
+/// from going on; another process does.
+pub fn lock_archives(config: &Config) -> anyhow::Result<()> {
+    let mut locking = Vec::new();
+    for (option, directory) in config.directories() {
+        let (locked, lock) = sync_channel(1);
+        let mut keeper = Keeper::new(directory, option);
+        let work = move || {
+            let _ = locked.send(keeper.look().map(drop));
+            keeper.keep();
+        };
+        thread::Builder::new().name("archive-lock".to_owned()).spawn(work)?;
+        locking.push((directory, lock));
+    }
+    let deadline = Instant::now() + DEADLINE;
+    for (directory, lock) in locking {
+        let wait = deadline.saturating_duration_since(Instant::now());
+        let hung = || LockError::Io(directory.display().to_string(), io::ErrorKind::TimedOut.into(), "data");
+        match lock.recv_timeout(wait).unwrap_or_else(|_| Err(hung())) {
+            Ok(()) => {}
+            Err(error @ LockError::Taken(..)) if undead::is_before_us() => {
+                warn!(%error, "by a worker that is dead but for storage that hangs; it is waited for");
+            }
+            Err(error @ LockError::Taken(..)) => return Err(error.into()),
+            Err(LockError::Io(path, error, _)) => {
+                warn!(path, %error, "an archive cannot be locked; live goes on without it");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether the file at `path` is the one that is known by this; one that cannot be asked for has not been seen to go.

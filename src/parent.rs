@@ -4,6 +4,7 @@
 //! there is little in it that can fail.
 
 pub mod heart;
+pub mod undead;
 
 use crate::Config;
 use crate::drain::EXIT_AT_ONCE;
@@ -16,7 +17,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 use supervisors::strategy::{Decision, Ending, History, Intensity, Restart};
@@ -24,11 +25,14 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
+use undead::UNDEAD;
 
 /// A worker that ends this soon after the first start will not do better the next time: its directories are taken, say.
 const FIRST_START: Duration = Duration::from_secs(2);
 /// How long a worker may take to stop, beyond the time for which it serves viewers, before it is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// How long a worker that was killed may take to end: longer does one that storage keeps.
+const KILLED_WITHIN: Duration = Duration::from_secs(3);
 /// Pause after a worker could not be started at all.
 const NOT_STARTED_PAUSE: Duration = Duration::from_secs(1);
 /// Descriptor of the first inherited socket (sd_listen_fds(3)).
@@ -64,6 +68,8 @@ struct Parent {
     history: History,
     /// How often a worker was started because the one before had ended.
     restarts: u64,
+    /// Workers that have ended but for storage that hangs.
+    undead: Vec<u32>,
     /// A worker has been well: what fails after that is tried again for ever.
     was_well: bool,
 }
@@ -81,7 +87,7 @@ pub async fn run(listeners: Listeners, config: &Config) -> anyhow::Result<ExitCo
     let endless = Intensity { restarts: usize::MAX - 1, period: Duration::ZERO };
     let history = History::new(Restart::Permanent, endless, Instant::now());
     let program = std::env::current_exe().context("the program's own path")?;
-    Parent { program, listeners, signals, history, restarts: 0, was_well: false }.run().await
+    Parent { program, listeners, signals, history, restarts: 0, undead: Vec::new(), was_well: false }.run().await
 }
 
 impl Parent {
@@ -89,8 +95,15 @@ impl Parent {
         loop {
             let begun = Instant::now();
             self.history.started(begun);
-            let watched = match start(&self.program, &self.listeners, self.restarts) {
-                Ok((mut worker, heart)) => self.watch(&mut worker, heart).await?,
+            let watched = match start(&self.program, &self.listeners, self.restarts, &self.undead) {
+                Ok((mut worker, heart)) => {
+                    let watched = self.watch(&mut worker, heart).await?;
+                    if let Some(pid) = worker.id() {
+                        undead::note(&mut self.undead, pid);
+                        error!(pid, "the worker does not end while storage hangs; it is not waited for");
+                    }
+                    watched
+                }
                 // The file is just being replaced, say, or there is no memory for a process: another try may find it.
                 Err(error) if self.was_well => Watched::NotStarted(error),
                 Err(error) => return Err(error),
@@ -111,6 +124,10 @@ impl Parent {
                         wait
                     }
                 },
+                Watched::Undead => match again(&mut self.history) {
+                    Next::Exit(code) => return Ok(code),
+                    Next::RestartAfter(wait) => wait,
+                },
                 Watched::NotStarted(error) => {
                     error!(error = %format!("{error:#}"), "the worker cannot be started, trying again");
                     NOT_STARTED_PAUSE
@@ -128,9 +145,11 @@ impl Parent {
 
     async fn watch(&mut self, worker: &mut Child, mut heart: Heart) -> anyhow::Result<Watched> {
         let mut checking = None;
+        let mut undead = pin!(undead::becomes(worker.id()));
         loop {
             tokio::select! {
                 status = worker.wait() => return Ok(Watched::Ended(status?)),
+                () = &mut undead => return Ok(Watched::Undead),
                 () = heart.stops() => {
                     error!("the worker gives no sign of life, killing it");
                     worker.start_kill()?;
@@ -189,6 +208,11 @@ fn judge(status: ExitStatus, was_well: bool, history: &mut History) -> Next {
     if !was_well && status.code().is_some() {
         return Next::Exit(exit_code(status));
     }
+    again(history)
+}
+
+/// Another try, after a while.
+fn again(history: &mut History) -> Next {
     match history.ended(Ending::Killed, Instant::now(), fastrand::f64()) {
         Decision::RestartAfter(wait) => Next::RestartAfter(wait),
         Decision::Leave | Decision::GiveUp => Next::Exit(ExitCode::FAILURE),
@@ -199,7 +223,7 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-fn start(program: &PathBuf, listeners: &Listeners, restarts: u64) -> anyhow::Result<(Child, Heart)> {
+fn start(program: &PathBuf, listeners: &Listeners, restarts: u64, undead: &[u32]) -> anyhow::Result<(Child, Heart)> {
     let (heart, theirs) = Heart::of_worker()?;
     let sockets = [&listeners.rtmp, &listeners.http, &listeners.health];
     let sockets = sockets.into_iter().map(|socket| socket.try_clone().map(OwnedFd::from));
@@ -209,6 +233,7 @@ fn start(program: &PathBuf, listeners: &Listeners, restarts: u64) -> anyhow::Res
     let mut command = std::process::Command::new(program);
     command.args(std::env::args_os().skip(1)).env("LISTEN_FDS", count.to_string());
     command.env_remove("LISTEN_PID").env_remove("WATCHDOG_PID").env(RESTARTS, restarts.to_string());
+    command.env(UNDEAD, undead::list(undead));
     // A service manager's watchdog is fed by who knows of progress: the worker.
     command.fd_mappings(mappings.collect())?;
     // A terminal's signals are the parent's, which passes them on: a worker that heard of them twice would end at once.
@@ -226,6 +251,8 @@ enum Watched {
     Told(ExitCode),
     /// The parent was told to start it again.
     Upgrade,
+    /// All of it has ended but threads that wait for storage.
+    Undead,
     /// There was none.
     NotStarted(anyhow::Error),
 }
@@ -236,8 +263,10 @@ async fn stop(worker: &mut Child, signals: &mut Signals, how: Signal) -> anyhow:
     tell(worker, how);
     let deadline = Instant::now() + signals.stop_within;
     let mut for_good = how == Signal::TERM;
+    let mut undead = pin!(undead::becomes(worker.id()));
     loop {
         tokio::select! {
+            () = &mut undead => return Ok(if for_good { Watched::Told(ExitCode::FAILURE) } else { Watched::Upgrade }),
             status = timeout_at(deadline, worker.wait()) => {
                 let Ok(status) = status else { break };
                 return Ok(if for_good { Watched::Told(exit_code(status?)) } else { Watched::Upgrade });
@@ -248,16 +277,23 @@ async fn stop(worker: &mut Child, signals: &mut Signals, how: Signal) -> anyhow:
             _ = signals.interrupt.recv() => {}
         }
         if std::mem::replace(&mut for_good, true) {
-            worker.start_kill()?;
-            worker.wait().await?;
+            kill(worker).await?;
             return Ok(Watched::Told(ExitCode::from(EXIT_AT_ONCE)));
         }
         // It is stopping already, and to tell it twice would cut that short.
     }
     warn!("the worker does not stop, killing it");
-    worker.start_kill()?;
-    worker.wait().await?;
+    kill(worker).await?;
     Ok(if for_good { Watched::Told(ExitCode::FAILURE) } else { Watched::Upgrade })
+}
+
+/// Kills it, and waits for its end, unless storage keeps it from ending.
+async fn kill(worker: &mut Child) -> anyhow::Result<()> {
+    worker.start_kill()?;
+    if let Ok(status) = timeout(KILLED_WITHIN, worker.wait()).await {
+        status?;
+    }
+    Ok(())
 }
 
 /// A worker that has just ended needs no signal.

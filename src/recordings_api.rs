@@ -67,7 +67,7 @@ impl Context {
     fn ended(&self, (app, name, session): (String, String, String)) -> Result<RecordingId, Refusal> {
         let id = StreamName::new(&app, &name).ok().and_then(|stream| RecordingId::new(stream, &session));
         let id = id.ok_or_else(absent)?;
-        if is_live(&id, &self.registry) {
+        if self.registry.is_recording(&id) {
             let sentence = if is_over(&id, &self.registry) {
                 "its last segments wait for storage; try again later\n"
             } else {
@@ -171,7 +171,7 @@ struct Recording {
     storage_errors: u64,
     bytes: u64,
     duration_ms: i64,
-    /// Once it has ended.
+    /// Once it has ended, if it holds anything.
     playlist: Option<String>,
     /// Once it was exported.
     movie: Option<String>,
@@ -225,7 +225,7 @@ fn of(record: SessionRecord, context: &Context) -> Recording {
             "ended"
         } else if is_over(&record.id, registry) {
             "finishing"
-        } else if is_live(&record.id, registry) {
+        } else if registry.is_recording(&record.id) {
             "live"
         } else {
             "unfinished"
@@ -240,7 +240,7 @@ fn of(record: SessionRecord, context: &Context) -> Recording {
         storage_errors: record.storage_errors,
         bytes: record.bytes,
         duration_ms: record.duration_ms,
-        playlist: ended.then(|| format!("/{DIRECTORY}/{id}/{MULTIVARIANT_PLAYLIST}")),
+        playlist: (ended && record.segments > 0).then(|| format!("/{DIRECTORY}/{id}/{MULTIVARIANT_PLAYLIST}")),
         movie: record.movie_bytes.map(|_| format!("/{DIRECTORY}/{id}/{MOVIE}")),
         movie_bytes: record.movie_bytes,
         movie_error,
@@ -316,26 +316,4 @@ fn is_over(id: &RecordingId, registry: &Registry) -> bool {
     let stream = registry.get(&id.stream.to_string());
     let is_ended = |stream: &LiveStream| stream.publisher() == Publisher::Ended && !stream.spool.is_finished();
     registry.is_finishing(id) || stream.is_some_and(|stream| stream.session.id == id.session && is_ended(&stream))
-}
-
-/// Whether a recorder may still write to it: the session goes on, or its last segments are on their way.
-fn is_live(id: &RecordingId, registry: &Registry) -> bool {
-    let stream = registry.get(&id.stream.to_string());
-    let is_recorded = |stream: Arc<LiveStream>| stream.session.id == id.session && !stream.spool.is_finished();
-    registry.is_finishing(id) || stream.is_some_and(is_recorded)
-}
-
-/// Has recordings finished whose sessions ended without it, on disk threads: nobody waits for that.
-pub fn finish_interrupted(mounts: &Mounts, registry: &Arc<Registry>) {
-    for mount in mounts.all() {
-        let (recordings, registry) = (mount.recordings.clone(), registry.clone());
-        let submitted = mount.disk.submit(move |_| match recordings.finish_interrupted(|id| is_live(id, &registry)) {
-            Ok(0) => {}
-            Ok(finished) => info!(finished, "recordings finished whose sessions had been interrupted"),
-            Err(error) => warn!(%error, "interrupted recordings cannot be finished; the next start tries again"),
-        });
-        if submitted.is_err() {
-            warn!("interrupted recordings are not finished: storage is busy; the next start tries again");
-        }
-    }
 }

@@ -8,12 +8,12 @@ use crate::exporter::Exporter;
 use crate::health::Health;
 use crate::keys::StaticKeys;
 use crate::{drain, guard, locks, recordings_api};
+use actors::interrupted;
 use actors::slate::Clip;
 use anyhow::Context;
 use axum::Router;
 use ractor::Actor;
 use std::future::Future;
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::Ordering;
@@ -40,9 +40,6 @@ const DELIVERY_THREADS: usize = 2;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Pause before delivery is started again after a failure of ours.
 const DELIVERY_PAUSE: Duration = Duration::from_millis(100);
-/// How long the archive may take to be locked, or a slate's clip to be read: storage that hangs must not keep the show
-/// from starting.
-const LOCK_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the tree may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -113,8 +110,8 @@ pub struct Outside<S> {
 
 /// Runs until `shutdown` completes, or until the root of the tree fails.
 pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<Output = Stop>>) -> anyhow::Result<()> {
-    let _runtime_lock = locks::lock(&config.runtime_dir, "runtime-dir")?;
-    lock_archives(config)?;
+    locks::lock_runtime(config)?;
+    locks::lock_archives(config)?;
     let mounts = Mounts::start(&config.data, &config.archives, config.sync).context("disk threads")?;
     let records = Records::open(&config.runtime_dir).context("runtime directory")?;
     let settings = config.stream_settings();
@@ -128,7 +125,7 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     // Before anything is counted.
     let exporter = Exporter::install(registry.clone(), outside.dropped_lines, actors.metrics())?;
     let used = used.or_higher(adopt(&records, &mounts, &registry, &settings).context("continuity records")?);
-    recordings_api::finish_interrupted(&mounts, &registry);
+    mounts.all().for_each(|mount| interrupted::finish(mount, &registry));
     let retention = config.retention();
     let slate = slate_clip(config)?;
     let environment = Environment {
@@ -154,40 +151,11 @@ fn slate_clip(config: &Config) -> anyhow::Result<Option<Arc<Clip>>> {
     let (read, clip) = sync_channel(1);
     let theirs = config.clone();
     thread::Builder::new().name("slate-clip".to_owned()).spawn(move || drop(read.send(theirs.slate_clip())))?;
-    let clip = clip.recv_timeout(LOCK_DEADLINE).unwrap_or_else(|_| Err("it cannot be read in time".to_owned()));
+    let clip = clip.recv_timeout(locks::DEADLINE).unwrap_or_else(|_| Err("it cannot be read in time".to_owned()));
     Ok(clip.unwrap_or_else(|error| {
         error!(error, "the slate's clip cannot be shown; the last picture is");
         None
     }))
-}
-
-/// Locks the archives, all at once, for as long as the process lives: storage that fails or hangs does not keep the show
-/// from going on; another process does.
-fn lock_archives(config: &Config) -> anyhow::Result<()> {
-    let mut locking = Vec::new();
-    for (option, directory) in config.directories() {
-        let (locked, lock) = sync_channel(1);
-        let mut keeper = locks::Keeper::new(directory, option);
-        let work = move || {
-            let _ = locked.send(keeper.look().map(drop));
-            keeper.keep();
-        };
-        thread::Builder::new().name("archive-lock".to_owned()).spawn(work)?;
-        locking.push((directory, lock));
-    }
-    let deadline = std::time::Instant::now() + LOCK_DEADLINE;
-    for (directory, lock) in locking {
-        let wait = deadline.saturating_duration_since(std::time::Instant::now());
-        let hung = || locks::LockError::Io(directory.display().to_string(), io::ErrorKind::TimedOut.into(), "data");
-        match lock.recv_timeout(wait).unwrap_or_else(|_| Err(hung())) {
-            Ok(()) => {}
-            Err(error @ locks::LockError::Taken(..)) => return Err(error.into()),
-            Err(locks::LockError::Io(path, error, _)) => {
-                warn!(path, %error, "an archive cannot be locked; live goes on without it");
-            }
-        }
-    }
-    Ok(())
 }
 
 struct Worker {

@@ -203,6 +203,13 @@ impl State {
         let documents = ledger.documents();
         // Damage takes the documents from the ledger, a failure takes `replicated`.
         if self.replicated == Some(snapshot.version) && documents.is_some() {
+            if snapshot.ended && !self.spares.is_empty() {
+                let spares = std::mem::take(&mut self.spares);
+                let discard = move |archive: &dyn Archive, stream: &LiveStream| {
+                    spares.discard(archive, stream).map(|()| Spares::default())
+                };
+                self.submit(myself, now, discard, Msg::Committed);
+            }
             return;
         }
         match Plan::between(&snapshot, &ledger.files(), documents.as_ref()) {

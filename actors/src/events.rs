@@ -333,6 +333,18 @@ pub fn storage_replaced(mount: &Mount, before: Room, now: Room) {
     warn!(archive, %directory, bytes_before, bytes, "an archive is on another file system now; is its mount lost?");
 }
 
+/// Recordings of sessions that had ended without them are finished.
+pub fn interrupted_finished(archive: &str, finished: usize) {
+    if finished > 0 {
+        info!(archive, finished, "recordings finished whose sessions had been interrupted");
+    }
+}
+
+/// They are not, because of this.
+pub fn interrupted_left(archive: &str, error: &str) {
+    warn!(archive, error, "interrupted recordings cannot be finished; it is tried again when the archive is well");
+}
+
 /// Storage gauges, once a second.
 pub fn storage_gauges(mount: &Mount, health: Health, threads: DiskState) {
     let archive = || mount.label.to_string();

@@ -8,6 +8,7 @@ pub mod door;
 pub mod encoder_socket;
 pub mod events;
 pub mod fault;
+pub mod interrupted;
 pub mod operations;
 pub mod publisher_lock;
 pub mod recorder;

@@ -1,15 +1,15 @@
 //! storage_probe: is each archive healthy, slow, failing, hung or full? Its questions are those that open and close a
 //! mount's breaker; it also has disk threads replaced that hang.
 
-use crate::events;
 use crate::fault::Fault;
 use crate::vitals::{Place, Vital, Vitals};
+use crate::{events, interrupted};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::io;
 use std::sync::Arc;
 use storage::disk::{ASK_AGAIN, DiskState};
 use storage::signs::Health;
-use storage::{Mount, Mounts, Room};
+use storage::{Mount, Mounts, Registry, Room};
 use tokio::time::{Duration, Instant};
 
 /// How often the threads are looked at.
@@ -35,6 +35,8 @@ pub enum Msg {
 pub struct Args {
     /// All archives.
     pub mounts: Mounts,
+    /// Sessions whose recordings are not interrupted.
+    pub registry: Arc<Registry>,
     /// Where to register.
     pub vitals: Arc<Vitals>,
 }
@@ -52,7 +54,8 @@ impl Actor for StorageProbe {
         myself.send_after(Duration::ZERO, || Msg::Tick);
         let vital = args.vitals.register("storage_probe", Place::Root, myself.get_id(), Some(TICK));
         let now = Instant::now();
-        Ok(State { probed: args.mounts.all().map(|mount| Probed::new(mount.clone(), now)).collect(), vital })
+        let probed = args.mounts.all().map(|mount| Probed::new(mount.clone(), now)).collect();
+        Ok(State { probed, registry: args.registry, vital })
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -72,6 +75,7 @@ impl Actor for StorageProbe {
 /// What is known of each mount.
 pub struct State {
     probed: Vec<Probed>,
+    registry: Arc<Registry>,
     vital: Arc<Vital>,
 }
 
@@ -79,7 +83,11 @@ impl State {
     fn tick(&mut self, myself: &ActorRef<Msg>, now: Instant) {
         for (number, probed) in self.probed.iter_mut().enumerate() {
             let myself = myself.clone();
-            probed.tick(now, move |answer, room| drop(myself.send_message(Msg::Probed(number, now, answer, room))));
+            let is_well_again =
+                probed.tick(now, move |answer, room| drop(myself.send_message(Msg::Probed(number, now, answer, room))));
+            if is_well_again {
+                interrupted::finish(&probed.mount, &self.registry);
+            }
         }
     }
 
@@ -98,14 +106,17 @@ struct Probed {
     last: Result<Duration, ()>,
     /// How much room there was last, and where.
     room: Option<Room>,
+    /// It was not healthy, or another one.
+    was_ill: bool,
 }
 
 impl Probed {
     fn new(mount: Mount, now: Instant) -> Self {
-        Self { mount, begun: None, due: now, last: Ok(Duration::ZERO), room: None }
+        Self { mount, begun: None, due: now, last: Ok(Duration::ZERO), room: None, was_ill: false }
     }
 
-    fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<()>, io::Result<Room>) + Send + 'static) {
+    /// Begins a probe if it is time; whether the mount is well again, or another one.
+    fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<()>, io::Result<Room>) + Send + 'static) -> bool {
         let std_now = std::time::Instant::now();
         let threads = self.mount.disk.check(std_now);
         if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= ASK_AGAIN) {
@@ -130,6 +141,8 @@ impl Probed {
             events::storage_health(&self.mount, before, health);
         }
         events::storage_gauges(&self.mount, health, threads);
+        let was_ill = std::mem::replace(&mut self.was_ill, health != Health::Healthy);
+        was_ill && health == Health::Healthy
     }
 
     fn answered(&mut self, begun: Instant, answer: io::Result<()>, room: io::Result<Room>, now: Instant) {
@@ -146,6 +159,8 @@ impl Probed {
             && let Some(before) = self.room.replace(room).filter(|before| before.device != room.device)
         {
             events::storage_replaced(&self.mount, before, room);
+            // What was begun there may have been interrupted when it went.
+            self.was_ill = true;
         }
         let answered = answer.and(room.map(drop));
         self.last = answered.map(|()| now.saturating_duration_since(begun)).map_err(|_| ());

@@ -295,6 +295,8 @@ mod tests {
             (whole.next_sequence, whole.discontinuity_sequence),
             (snapshot.next_sequence, snapshot.discontinuity_sequence)
         );
+        let end = whole.next(Vec::new(), true, 6, None, tokio::time::Instant::now());
+        assert!(end.ended && end.multivariant.bytes == snapshot.multivariant.bytes, "its end says what it was");
         let (torn, lost) = (snapshot.listed[1].file.name.clone(), snapshot.listed[2].file.name.clone());
         files.insert(torn.clone(), Bytes::from_static(b"torn"));
         files.remove(&lost);

@@ -128,8 +128,8 @@ pub fn hour(ms: i64) -> String {
 const MAX_HOLE: u64 = 43_200;
 
 /// Gaps for segments that are not told of between two entries, or before the first one: they came and went while nobody
-/// noted them, or were lost with a process. How long each was is not known any more; how long they were together is. The
-/// first of them, `max` at most.
+/// noted them, or were lost with a process. How long each was is not known any more; how long they were together is, and
+/// before the first entry each is taken to be as long as that. The first of them, `max` at most.
 pub fn gaps_between(
     after: Option<&RecordedSegment>,
     first: u64,
@@ -138,8 +138,10 @@ pub fn gaps_between(
 ) -> Vec<RecordedSegment> {
     let next = after.map_or(first, |after| after.sequence + 1);
     let missing = before.sequence.saturating_sub(next).min(MAX_HOLE);
-    let from_ms =
-        after.map_or(before.program_date_time_ms, |after| after.program_date_time_ms + after.duration / TICKS_PER_MS);
+    let as_long = before.duration / TICKS_PER_MS * missing.cast_signed();
+    let from_ms = after.map_or(before.program_date_time_ms.saturating_sub(as_long), |after| {
+        after.program_date_time_ms + after.duration / TICKS_PER_MS
+    });
     let each_ms = (before.program_date_time_ms - from_ms).max(0) / i64::try_from(missing.max(1)).unwrap_or(1);
     let gap = |sequence: u64| {
         let n = (sequence + missing - before.sequence).cast_signed();
@@ -322,7 +324,7 @@ impl SessionRecord {
         let mut after_gap = false;
         for entry in entries {
             if !entry.gap {
-                let discontinuity = entry.discontinuity || (after_gap && !listed.is_empty());
+                let discontinuity = (entry.discontinuity || after_gap) && !listed.is_empty();
                 listed.push(ListedSegment { discontinuity, ..entry.listed() });
             }
             after_gap = entry.gap;
@@ -437,7 +439,8 @@ pub(crate) mod tests {
         assert_eq!(gaps[0].program_date_time_ms, second.program_date_time_ms + 2000);
         // Before the first entry nothing says when they began.
         let gaps = gaps_between(None, 4, &sixth, 100);
-        assert_eq!(gaps.iter().map(|gap| (gap.sequence, gap.duration)).collect::<Vec<_>>(), [(4, 0), (5, 0)]);
+        let told: Vec<_> = gaps.iter().map(|gap| (gap.sequence, gap.duration, gap.program_date_time_ms)).collect();
+        assert_eq!(told, [4, 5].map(|n| (n, 180_000, entry(n).program_date_time_ms)));
         assert!(gaps_between(Some(&entry(5)), 1, &sixth, 9).is_empty() && gaps_between(None, 6, &sixth, 9).is_empty());
         assert_eq!(gaps_between(None, 0, &entry(1_000_000), usize::MAX).len() as u64, MAX_HOLE);
     }

@@ -36,6 +36,8 @@ const ASIDE: &str = ".tmp";
 pub const REMOVED: &str = "removed";
 /// Names looked at in one directory, at most: sessions of a stream, hours of a session. Ten years of hours.
 const MAX_LISTED: usize = 100_000;
+/// Records that are looked at in one go for whether they are finished: many are read quickly, few have to be.
+const MAX_LOOKED_AT: usize = 100;
 /// Hours of an index that are read in one go: some 17 MB, in time on slow storage, too.
 const MAX_HOURS: usize = 24;
 
@@ -192,16 +194,19 @@ impl Recordings {
         write(SESSION, record.to_json())
     }
 
-    /// Finishes the recordings of sessions that ended without it: the process ended, or storage was away. How many.
-    pub fn finish_interrupted(&self, is_live: impl Fn(&RecordingId) -> bool) -> io::Result<usize> {
-        let mut finished = 0;
-        for record in self.all()? {
-            if record.ended_at_ms.is_none() && !is_live(&record.id) {
-                // One that cannot be finished keeps nobody else from it; the next start tries again.
-                finished += usize::from(self.finish(record, "interrupted").is_ok());
-            }
-        }
-        Ok(finished)
+    /// Finishes recordings of sessions that ended without it: the process ended, or storage was away. Looks at some after
+    /// `after`; how many it finished, and after which to go on.
+    pub fn finish_interrupted(
+        &self,
+        after: Option<&RecordingId>,
+        is_live: impl Fn(&RecordingId) -> bool,
+    ) -> io::Result<(usize, Option<RecordingId>)> {
+        let page = self.page(after, MAX_LOOKED_AT)?;
+        let last = page.last().map(|last| last.id.clone()).filter(|_| page.len() == MAX_LOOKED_AT);
+        let interrupted = page.into_iter().filter(|record| record.ended_at_ms.is_none() && !is_live(&record.id));
+        // One that cannot be finished keeps nobody else from it; another time it may be.
+        let finished = interrupted.filter(|record| self.finish(record.clone(), "interrupted").is_ok()).count();
+        Ok((finished, last))
     }
 
     /// Records of all sessions, by stream and session. What cannot be read as one is left out.

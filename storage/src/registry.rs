@@ -96,6 +96,13 @@ impl Registry {
         self.finishing().contains_key(id)
     }
 
+    /// Whether a recorder may still write to it: the session goes on, or its last segments are on their way.
+    pub fn is_recording(&self, id: &RecordingId) -> bool {
+        let stream = self.get(&id.stream.to_string());
+        let is_recorded = |stream: Arc<LiveStream>| stream.session.id == id.session && !stream.spool.is_finished();
+        self.is_finishing(id) || stream.is_some_and(is_recorded)
+    }
+
     /// Critical sections only look up and change the table.
     fn finishing(&self) -> MutexGuard<'_, HashMap<RecordingId, Arc<LiveStream>>> {
         self.finishing.lock().unwrap_or_else(PoisonError::into_inner)

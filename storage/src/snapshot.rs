@@ -223,7 +223,8 @@ impl Snapshot {
         let playlist = ticks(&listed);
         next.discontinuity_sequence += 1 + discontinuities(&listed);
         next.expired.extend(listed.into_iter().map(|segment| expire(segment, playlist, now)));
-        Self { target_duration: 0, independent: false, init: None, measured: Measured::default(), ..next }
+        let (init, multivariant, measured) = (None, Document::default(), Measured::default());
+        Self { target_duration: 0, independent: false, init, multivariant, measured, ..next }
     }
 
     fn carried(&self, resume: Option<Resume>, now: Instant) -> Self {
@@ -234,6 +235,11 @@ impl Snapshot {
             next_sequence: self.next_sequence,
             discontinuity_sequence: self.discontinuity_sequence,
             target_duration: self.target_duration,
+            // Of a window that was adopted nobody knows the tracks: what players were told stays true.
+            multivariant: match self.init {
+                None if self.has_playlist() => Document::new(self.multivariant.bytes.clone()),
+                _ => Document::default(),
+            },
             published_at: Some(now),
             resume,
             init: self.init.clone(),

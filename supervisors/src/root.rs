@@ -135,7 +135,11 @@ pub struct State {
 fn specs(args: Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
     let Args { environment, rtmp, authorizer, max_bitrate, pulse } = args;
     let vitals = environment.vitals.clone();
-    let probe = storage_probe::Args { mounts: environment.mounts.clone(), vitals: vitals.clone() };
+    let probe = storage_probe::Args {
+        mounts: environment.mounts.clone(),
+        registry: environment.registry.clone(),
+        vitals: vitals.clone(),
+    };
     let retention =
         retention::Args { mounts: environment.mounts.clone(), limits: environment.retention, vitals: vitals.clone() };
     let listener = rtmp_listener::Args { listener: rtmp, authorizer, door: myself.get_derived(), max_bitrate, vitals };

@@ -95,7 +95,7 @@ fn export(server: &Server, id: &str, field: &str) -> String {
 fn exported(server: &Server, id: &str) -> Vec<u8> {
     let in_the_way = server.recorded(id, "recording.mp4");
     std::fs::create_dir(&in_the_way).expect("made");
-    assert!(export(server, id, "movie_error").contains("directory"));
+    assert!(export(server, id, "movie_error").contains("no file"));
     std::fs::remove_dir(&in_the_way).expect("removed");
     let movie = export(server, id, "movie");
     let recording = recordings(server).into_iter().find(|recording| recording["id"] == id).expect("listed");

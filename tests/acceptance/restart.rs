@@ -4,6 +4,7 @@ use crate::harness::media::{CLIP, Clip};
 use crate::harness::publisher::Publisher;
 use crate::harness::server::Server;
 use crate::harness::viewer::{Recording, Viewer, try_get};
+use crate::harness::volume::Volume;
 use crate::harness::wait_for;
 use rustix::process::{Signal, kill_process};
 use std::io::ErrorKind;
@@ -118,6 +119,38 @@ fn under_a_parent_nobody_is_refused_while_the_worker_is_killed_or_replaced() {
     server.tell(Signal::TERM);
     assert!(server.exit().success());
     assert!(!std::path::Path::new(&format!("/proc/{}", worker.as_raw_nonzero())).exists(), "the worker outlived it");
+}
+
+#[test]
+fn a_worker_that_is_killed_while_storage_hangs_is_replaced_although_storage_does_not_let_it_end() {
+    let volume = Volume::mounted();
+    let server = Server::supervised_on(&volume.path().join("data"), &["--grace", "20"]);
+    let published = || server.metric("steadycast_stream_segments_published_total", "live/show");
+    let publisher = Publisher::looping(CLIP, &server.publish_url("show"));
+    wait_for("segments", Duration::from_secs(30), || (published() >= 3.0).then_some(()));
+    let worker = server.worker().expect("a worker");
+    volume.freeze();
+    wait_for("it waits for storage", Duration::from_secs(10), || {
+        Server::has_uninterruptible_thread(worker).then_some(())
+    });
+    kill_process(worker, Signal::KILL).expect("it runs");
+    wait_for("another worker", Duration::from_secs(10), || server.worker().filter(|other| *other != worker));
+    drop(publisher);
+    let _publisher = Publisher::looping(CLIP, &server.publish_url("show"));
+    wait_for("it publishes", Duration::from_secs(30), || (published() >= 2.0).then_some(()));
+    let directory = format!("/proc/{}", worker.as_raw_nonzero());
+    assert!(std::path::Path::new(&directory).exists(), "storage still hangs");
+    let archived = || std::fs::read_to_string(server.archived("show").join("0.m3u8")).ok();
+    volume.thaw();
+    let live = || try_get(&server.url("/live/show/0.m3u8"));
+    wait_for("the archive is the window's again", Duration::from_secs(20), || {
+        archived().filter(|text| Some(text.as_bytes()) == live().as_deref()).map(drop)
+    });
+    wait_for("the dead one is gone", Duration::from_secs(10), || {
+        (!std::path::Path::new(&directory).exists()).then_some(())
+    });
+    server.tell(Signal::TERM);
+    assert!(server.exit().success());
 }
 
 #[test]

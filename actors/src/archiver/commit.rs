@@ -22,6 +22,18 @@ const MAX_SPARES: usize = 64;
 pub struct Spares(BTreeMap<&'static str, VecDeque<(Instant, Aside)>>);
 
 impl Spares {
+    /// Whether there is any.
+    pub fn is_empty(&self) -> bool {
+        self.0.values().all(VecDeque::is_empty)
+    }
+
+    /// Removes them all: nothing is replaced any more.
+    pub fn discard(self, archive: &dyn Archive, stream: &LiveStream) -> io::Result<()> {
+        let mut all =
+            self.0.into_iter().flat_map(|(name, spares)| spares.into_iter().map(move |(_, spare)| (name, spare)));
+        all.try_for_each(|(name, spare)| archive.discard(&stream.name, name, spare))
+    }
+
     /// A file that may be written into.
     fn take(&mut self, name: &str, now: Instant) -> Option<Aside> {
         let spares = self.0.get_mut(name)?;

@@ -3,6 +3,7 @@
 use super::{DIRECTORY, REMOVED, Recordings, names};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Files that are tried to be removed in one go: a few seconds of a slow network file system.
@@ -35,12 +36,13 @@ impl Recordings {
         let root = self.root.join(DIRECTORY);
         for app in names(&root)? {
             for name in names(&root.join(&app))? {
+                let live = self.root.join("live").join(&app).join(&name);
                 for session in names(&root.join(&app).join(&name))? {
                     let directory = root.join(&app).join(&name).join(session);
                     if directory.extension().is_none_or(|extension| extension != REMOVED) {
                         continue;
                     }
-                    self.sweep_one(&directory, &mut tries, &mut swept);
+                    self.sweep_one(&directory, &live, &mut tries, &mut swept);
                     if swept.more || tries == 0 {
                         return Ok(swept);
                     }
@@ -50,12 +52,18 @@ impl Recordings {
         Ok(swept)
     }
 
-    fn sweep_one(&self, directory: &Path, tries: &mut usize, swept: &mut Swept) {
+    fn sweep_one(&self, directory: &Path, live: &Path, tries: &mut usize, swept: &mut Swept) {
         let Ok(there) = fs::symlink_metadata(directory) else { return };
         let mut budget = Budget { tries: *tries, failures: MAX_UNREMOVABLE, removed: 0 };
         let result = self.signs.wait("remove", || {
-            if there.is_dir() { sweep(directory, &mut budget) } else { budget.remove(|| fs::remove_file(directory)) }
+            if there.is_dir() {
+                sweep(directory, live, &mut budget)
+            } else {
+                budget.remove(|| fs::remove_file(directory))
+            }
         });
+        // The last of its stream takes the stream's directory with it; one that is not empty stays.
+        let _ = directory.parent().filter(|_| result.is_ok()).map(fs::remove_dir);
         *tries = budget.tries;
         swept.more = budget.removed > 0;
         if let (Err(error), false) = (result, swept.more) {
@@ -82,7 +90,7 @@ impl Budget {
 }
 
 /// Removes what is in a directory, as far as the budget goes, and then the directory. The first error.
-fn sweep(directory: &Path, budget: &mut Budget) -> io::Result<()> {
+fn sweep(directory: &Path, live: &Path, budget: &mut Budget) -> io::Result<()> {
     let mut failed = Ok(());
     for entry in fs::read_dir(directory).inspect_err(|_| budget.failures = budget.failures.saturating_sub(1))? {
         let entry = entry?;
@@ -90,12 +98,49 @@ fn sweep(directory: &Path, budget: &mut Budget) -> io::Result<()> {
             return failed;
         }
         let removed = if entry.file_type()?.is_dir() {
-            sweep(&entry.path(), budget)
+            sweep(&entry.path(), live, budget)
         } else {
-            budget.remove(|| fs::remove_file(entry.path()))
+            budget.remove(|| remove(&entry.path(), live))
         };
         failed = failed.and(removed);
     }
     // Some of it may be left for the next time.
     if failed.is_ok() && !budget.is_spent() { budget.remove(|| fs::remove_dir(directory)) } else { failed }
+}
+
+/// Removes a file, and its other name in the directory of the window: while it has that it takes its room. What is removed
+/// is of a session that is over.
+fn remove(file: &Path, live: &Path) -> io::Result<()> {
+    let twin = file.file_name().map(|name| live.join(name)).filter(|twin| is_same(file, twin));
+    twin.map_or(Ok(()), fs::remove_file)?;
+    fs::remove_file(file)
+}
+
+fn is_same(file: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| fs::symlink_metadata(path).ok().map(|there| (there.dev(), there.ino()));
+    identity(file).is_some_and(|file| Some(file) == identity(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signs::Signs;
+
+    #[test]
+    fn a_file_takes_its_other_name_with_it_and_the_last_recording_its_stream_s_directory() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let recordings = Recordings::at(root.path(), Signs::default().into());
+        let (hour, live) =
+            (root.path().join("recordings/live/show/1.removed/2026112112"), root.path().join("live/live/show"));
+        [&hour, &live].into_iter().for_each(|directory| fs::create_dir_all(directory).expect("made"));
+        for name in ["0-1.m4s", "0-2.m4s"] {
+            fs::write(hour.join(name), "media").expect("written");
+        }
+        fs::hard_link(hour.join("0-1.m4s"), live.join("0-1.m4s")).expect("linked");
+        fs::write(live.join("0-2.m4s"), "another").expect("written");
+        assert!(recordings.sweep().expect("it works").more);
+        assert!(!recordings.sweep().expect("it works").more);
+        assert_eq!(names(&live).expect("listed"), ["0-2.m4s"]);
+        assert_eq!(names(&root.path().join("recordings/live")).expect("listed"), [""; 0]);
+    }
 }

@@ -4,6 +4,7 @@ pub mod media;
 pub mod publisher;
 pub mod server;
 pub mod viewer;
+pub mod volume;
 
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};

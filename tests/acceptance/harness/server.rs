@@ -83,7 +83,14 @@ impl Server {
     pub fn worker(&self) -> Option<rustix::process::Pid> {
         let pid = self.pid();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-        children.split_whitespace().next()?.parse().ok().and_then(rustix::process::Pid::from_raw)
+        let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        pids.filter(|pid| state_of(&format!("/proc/{pid}")) != Some('Z')).find_map(rustix::process::Pid::from_raw)
+    }
+
+    /// Whether a thread of a process waits in a way that no signal ends.
+    pub fn has_uninterruptible_thread(process: rustix::process::Pid) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero())).into_iter().flatten();
+        threads.flatten().any(|thread| state_of(&thread.path().to_string_lossy()) == Some('D'))
     }
 
     /// Sends the process a signal.
@@ -238,4 +245,10 @@ impl Drop for Server {
             eprintln!("--- the server's log ---\n{}", self.log.lock().map(|log| log.join("\n")).unwrap_or_default());
         }
     }
+}
+
+/// State of a process or thread, by its directory in /proc.
+fn state_of(directory: &str) -> Option<char> {
+    let text = std::fs::read_to_string(format!("{directory}/stat")).ok()?;
+    text.rsplit(')').next()?.trim_start().chars().next()
 }

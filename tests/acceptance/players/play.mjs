@@ -82,7 +82,12 @@ async function measure({ player, url, rate, seconds, zero_ms, fps, STALL_MS, TIC
   const video = document.querySelector("video");
   if (player === "hls") {
     const hls = new Hls();
-    hls.on(Hls.Events.ERROR, (_, data) => errors.push({ details: data.details, fatal: data.fatal }));
+    // With where the player was: a hole at the start is its own matter, one in the middle is the stream's.
+    hls.on(Hls.Events.ERROR, (_, { details, fatal, reason, error }) => {
+      const ranges = [...Array(video.buffered.length).keys()].map((n) => [video.buffered.start(n), video.buffered.end(n)]);
+      const after_s = (performance.now() - begun) / 1000;
+      errors.push({ details, fatal, why: reason ?? error?.message, after_s, at_s: video.currentTime, ranges });
+    });
     hls.loadSource(url);
     hls.attachMedia(video);
     video.play().catch(() => {});

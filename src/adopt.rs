@@ -16,6 +16,9 @@ use supervisors::events;
 /// How long the archive may take to give back what viewers have seen; what is late is a gap.
 const READ_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Sessions that had ended, at most, which are shown a little longer: each is a window in memory.
+const MAX_ENDED: usize = 256;
+
 /// Puts every session that viewers may still be watching into the registry. The highest numbers of those that are not
 /// shown any more, and whose recordings are only to be finished.
 pub fn adopt(
@@ -30,9 +33,12 @@ pub fn adopt(
     records.sort_by_key(|record| (record.ended, Reverse(record.over_at_ms())));
     left.sort_by_key(|record| Reverse(record.over_at_ms()));
     let live = records.iter().filter(|record| !record.ended).count();
-    let too_many = records.split_off(records.len().min(live + MAX_LEFT)).into_iter();
-    for forgotten in too_many.chain(left.split_off(left.len().min(MAX_LEFT))) {
-        remembered.forget(&forgotten.stream, &forgotten.session());
+    let kept = if settings.all.record { MAX_LEFT } else { 0 };
+    let too_many = records.split_off(records.len().min(live + MAX_ENDED)).into_iter();
+    let mut used = Numbers::default();
+    for forgotten in too_many.chain(left.split_off(left.len().min(kept))) {
+        used = used.or_higher(forgotten.numbers_after());
+        remembered.forget(&forgotten.id());
     }
     // All are asked for before any is waited for: the disk's threads share the work and the deadline.
     let ask = |record: Record| (read_files(&record, mounts), record);
@@ -52,13 +58,7 @@ pub fn adopt(
             break;
         }
     }
-    let mut used = Numbers::default();
     for (read, record) in left {
-        if !settings.all.record {
-            // Nobody records any more.
-            remembered.forget(&record.stream, &record.session());
-            continue;
-        }
         registry.finish_later(&adopted(&record, gathered(read, deadline), settings));
         used = used.or_higher(record.numbers_after());
     }

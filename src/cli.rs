@@ -183,8 +183,7 @@ pub fn unknown_variables(environment: impl Iterator<Item = OsString>) -> Vec<Str
     let command = Cli::command();
     let is_option =
         |name: &str| command.get_arguments().any(|argument| argument.get_env().is_some_and(|env| env == name));
-    let is_ours =
-        |name: &str| is_option(name) || [parent::RESTARTS, parent::CHECK, parent::undead::UNDEAD].contains(&name);
+    let is_ours = |name: &str| is_option(name) || [parent::RESTARTS, parent::CHECK].contains(&name);
     let named = environment.filter_map(|name| name.into_string().ok());
     let mut unknown: Vec<_> = named.filter(|name| name.starts_with("STEADYCAST_") && !is_ours(name)).collect();
     unknown.sort();

@@ -28,6 +28,9 @@ pub enum LockError {
     /// Another process has it.
     #[error("{0} is in use by another steadycast; give this one another --{1}")]
     Taken(String, &'static str),
+    /// A process has it that is dead but for storage that hangs.
+    #[error("{0} is locked by a process that is dead but for storage that hangs; the lock is waited for")]
+    Undead(String),
     /// It cannot be used at all.
     #[error("{0} cannot be used: {1}; give another --{2}")]
     Io(String, io::Error, &'static str),
@@ -40,6 +43,9 @@ pub fn lock(directory: &Path, option: &'static str) -> Result<File, LockError> {
     let file = File::options().create(true).truncate(false).write(true).open(directory.join(LOCK)).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) if undead::holds(&file) => {
+            Err(LockError::Undead(directory.display().to_string()))
+        }
         Err(TryLockError::WouldBlock) => Err(LockError::Taken(directory.display().to_string(), option)),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
@@ -85,7 +91,7 @@ impl Keeper {
             let was_taken = std::mem::replace(&mut is_taken, matches!(looked, Err(LockError::Taken(..))));
             match looked {
                 Ok(true) => info!(directory = %self.directory.display(), "locked: the lock had gone, or was another's"),
-                Err(error @ LockError::Taken(..)) if !was_taken && !undead::is_before_us() => {
+                Err(error @ LockError::Taken(..)) if !was_taken => {
                     error!(%error, "two processes write into one directory")
                 }
                 // What fails is told by the storage's health, and tried again.
@@ -99,9 +105,7 @@ impl Keeper {
 pub fn lock_runtime(config: &Config) -> anyhow::Result<()> {
     let mut keeper = Keeper::new(&config.runtime_dir, "runtime-dir");
     match keeper.look() {
-        Err(error @ LockError::Taken(..)) if undead::is_before_us() => {
-            warn!(%error, "by a worker that is dead but for storage that hangs; it is waited for");
-        }
+        Err(error @ LockError::Undead(_)) => warn!("{error}"),
         looked => drop(looked?),
     }
     thread::Builder::new().name("runtime-lock".to_owned()).spawn(|| keeper.keep())?;
@@ -128,9 +132,7 @@ pub fn lock_archives(config: &Config) -> anyhow::Result<()> {
         let hung = || LockError::Io(directory.display().to_string(), io::ErrorKind::TimedOut.into(), "data");
         match lock.recv_timeout(wait).unwrap_or_else(|_| Err(hung())) {
             Ok(()) => {}
-            Err(error @ LockError::Taken(..)) if undead::is_before_us() => {
-                warn!(%error, "by a worker that is dead but for storage that hangs; it is waited for");
-            }
+            Err(error @ LockError::Undead(_)) => warn!("{error}"),
             Err(error @ LockError::Taken(..)) => return Err(error.into()),
             Err(LockError::Io(path, error, _)) => {
                 warn!(path, %error, "an archive cannot be locked; live goes on without it");

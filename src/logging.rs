@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write, stderr};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
+use tracing::warn;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -44,16 +45,22 @@ pub fn last_words(text: String) {
     }
 }
 
+/// What is logged, and what is wrong with RUST_LOG, which does not keep a show from starting.
+pub fn filter() -> (EnvFilter, Option<String>) {
+    let wanted = env::var(EnvFilter::DEFAULT_ENV).ok().filter(|wanted| !wanted.is_empty());
+    let parsed = EnvFilter::try_new(wanted.as_deref().unwrap_or(DEFAULT_FILTER));
+    let mistake = parsed.as_ref().err().map(|error| {
+        format!("RUST_LOG is no filter of the log, and ignored: {error}; try info, debug, or storage=debug,info")
+    });
+    (parsed.unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER)), mistake)
+}
+
 /// Starts logging to standard error. RUST_LOG filters.
 pub fn start(format: LogFormat) -> anyhow::Result<Log> {
     let (writer, guard): (NonBlocking, WorkerGuard) =
         NonBlockingBuilder::default().buffered_lines_limit(MAX_LINES).lossy(true).finish(stderr());
     let dropped = writer.error_counter();
-    let wanted = env::var(EnvFilter::DEFAULT_ENV).ok().filter(|filter| !filter.is_empty());
-    let filter = wanted.unwrap_or_else(|| DEFAULT_FILTER.to_owned());
-    let filter = EnvFilter::try_new(&filter).with_context(|| {
-        format!("RUST_LOG={filter} is no filter of the log; try info, debug, or storage=debug,info")
-    })?;
+    let (filter, mistake) = filter();
     let human = match format {
         LogFormat::Auto => stderr().is_terminal(),
         LogFormat::Human => true,
@@ -66,5 +73,8 @@ pub fn start(format: LogFormat) -> anyhow::Result<Log> {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     };
     installed.map_err(|error| anyhow::anyhow!("{error}")).context("log")?;
+    if let Some(mistake) = mistake {
+        warn!("{mistake}");
+    }
     Ok(Log { _guard: guard, dropped })
 }

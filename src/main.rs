@@ -55,8 +55,8 @@ fn main() -> ExitCode {
 
 /// What `check-config` finds besides the mistakes that keep the configuration from being read.
 fn check(config: &Config) -> ExitCode {
-    for variable in unknown_variables() {
-        eprintln!("steadycast: {}", no_setting(&variable));
+    for warning in unknown_variables().iter().map(|variable| no_setting(variable)).chain(logging::filter().1) {
+        eprintln!("steadycast: {warning}");
     }
     let mut problems = config.check_directories();
     let slate = config.slate_clip().err();

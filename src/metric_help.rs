@@ -44,7 +44,7 @@ const HELP: [(&str, &str); 71] = [
     ("steadycast_recordings_finished_total", "Recordings that became a VOD."),
     (
         "steadycast_recordings_left_total",
-        "Recordings left to the next start, because their last segments could not be written.",
+        "Recordings left unfinished, because their last segments could not be written.",
     ),
     ("steadycast_recordings_removed_total", "Recordings removed by retention, by reason."),
     ("steadycast_retention_errors_total", "Attempts to remove recordings that failed."),

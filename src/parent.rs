@@ -25,7 +25,6 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
-use undead::UNDEAD;
 
 /// A worker that ends this soon after the first start will not do better the next time: its directories are taken, say.
 const FIRST_START: Duration = Duration::from_secs(2);
@@ -68,8 +67,6 @@ struct Parent {
     history: History,
     /// How often a worker was started because the one before had ended.
     restarts: u64,
-    /// Workers that have ended but for storage that hangs.
-    undead: Vec<u32>,
     /// A worker has been well: what fails after that is tried again for ever.
     was_well: bool,
 }
@@ -87,7 +84,7 @@ pub async fn run(listeners: Listeners, config: &Config) -> anyhow::Result<ExitCo
     let endless = Intensity { restarts: usize::MAX - 1, period: Duration::ZERO };
     let history = History::new(Restart::Permanent, endless, Instant::now());
     let program = std::env::current_exe().context("the program's own path")?;
-    Parent { program, listeners, signals, history, restarts: 0, undead: Vec::new(), was_well: false }.run().await
+    Parent { program, listeners, signals, history, restarts: 0, was_well: false }.run().await
 }
 
 impl Parent {
@@ -95,12 +92,11 @@ impl Parent {
         loop {
             let begun = Instant::now();
             self.history.started(begun);
-            let watched = match start(&self.program, &self.listeners, self.restarts, &self.undead) {
+            let watched = match start(&self.program, &self.listeners, self.restarts) {
                 Ok((mut worker, heart)) => {
                     let watched = self.watch(&mut worker, heart).await?;
                     if let Some(pid) = worker.id() {
-                        undead::note(&mut self.undead, pid);
-                        error!(pid, "the worker does not end while storage hangs; it is not waited for");
+                        leave(pid);
                     }
                     watched
                 }
@@ -223,7 +219,7 @@ fn exit_code(status: ExitStatus) -> ExitCode {
     status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-fn start(program: &PathBuf, listeners: &Listeners, restarts: u64, undead: &[u32]) -> anyhow::Result<(Child, Heart)> {
+fn start(program: &PathBuf, listeners: &Listeners, restarts: u64) -> anyhow::Result<(Child, Heart)> {
     let (heart, theirs) = Heart::of_worker()?;
     let sockets = [&listeners.rtmp, &listeners.http, &listeners.health];
     let sockets = sockets.into_iter().map(|socket| socket.try_clone().map(OwnedFd::from));
@@ -233,7 +229,6 @@ fn start(program: &PathBuf, listeners: &Listeners, restarts: u64, undead: &[u32]
     let mut command = std::process::Command::new(program);
     command.args(std::env::args_os().skip(1)).env("LISTEN_FDS", count.to_string());
     command.env_remove("LISTEN_PID").env_remove("WATCHDOG_PID").env(RESTARTS, restarts.to_string());
-    command.env(UNDEAD, undead::list(undead));
     // A service manager's watchdog is fed by who knows of progress: the worker.
     command.fd_mappings(mappings.collect())?;
     // A terminal's signals are the parent's, which passes them on: a worker that heard of them twice would end at once.
@@ -285,6 +280,16 @@ async fn stop(worker: &mut Child, signals: &mut Signals, how: Signal) -> anyhow:
     warn!("the worker does not stop, killing it");
     kill(worker).await?;
     Ok(if for_good { Watched::Told(ExitCode::FAILURE) } else { Watched::Upgrade })
+}
+
+/// Goes on without a worker that does not end, and hangs up for it.
+fn leave(pid: u32) {
+    match undead::hang_up(pid) {
+        Ok(connections) => {
+            error!(pid, connections, "the worker does not end while storage hangs; it is not waited for")
+        }
+        Err(error) => error!(pid, %error, "the worker does not end while storage hangs, and keeps its connections"),
+    }
 }
 
 /// Kills it, and waits for its end, unless storage keeps it from ending.

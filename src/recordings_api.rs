@@ -159,7 +159,7 @@ struct Page {
 struct Recording {
     id: String,
     /// One of `live`, `finishing` (the session is over; its last segments wait for storage), `ended`, and `unfinished` (its
-    /// end was not written; it will be at the next start).
+    /// end was not written; it will be when the archive is well again, or at the next start).
     state: &'static str,
     published_at_ms: i64,
     ended_at_ms: Option<i64>,

@@ -8,7 +8,6 @@ use crate::exporter::Exporter;
 use crate::health::Health;
 use crate::keys::StaticKeys;
 use crate::{drain, guard, locks, recordings_api};
-use actors::interrupted;
 use actors::slate::Clip;
 use anyhow::Context;
 use axum::Router;
@@ -125,7 +124,6 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     // Before anything is counted.
     let exporter = Exporter::install(registry.clone(), outside.dropped_lines, actors.metrics())?;
     let used = used.or_higher(adopt(&records, &mounts, &registry, &settings).context("continuity records")?);
-    mounts.all().for_each(|mount| interrupted::finish(mount, &registry));
     let retention = config.retention();
     let slate = slate_clip(config)?;
     let environment = Environment {

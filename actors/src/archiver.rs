@@ -116,6 +116,8 @@ pub struct Plan {
     documents: Option<(Documents, Vec<(&'static str, Content)>)>,
     /// Files to remove when the playlists no longer name them.
     remove: Vec<String>,
+    /// These are the last playlists.
+    ended: bool,
 }
 
 impl Plan {
@@ -133,7 +135,7 @@ impl Plan {
         }
         let due = complete && snapshot.has_playlist();
         let documents = due.then(|| Self::documents(snapshot, documents));
-        Some(Self { write, remove: if complete { remove } else { Vec::new() }, documents })
+        Some(Self { write, remove: if complete { remove } else { Vec::new() }, documents, ended: snapshot.ended })
     }
 
     /// Digests before playlists: at no instant is a listed file without its digest (invariant I2).
@@ -203,13 +205,6 @@ impl State {
         let documents = ledger.documents();
         // Damage takes the documents from the ledger, a failure takes `replicated`.
         if self.replicated == Some(snapshot.version) && documents.is_some() {
-            if snapshot.ended && !self.spares.is_empty() {
-                let spares = std::mem::take(&mut self.spares);
-                let discard = move |archive: &dyn Archive, stream: &LiveStream| {
-                    spares.discard(archive, stream).map(|()| Spares::default())
-                };
-                self.submit(myself, now, discard, Msg::Committed);
-            }
             return;
         }
         match Plan::between(&snapshot, &ledger.files(), documents.as_ref()) {

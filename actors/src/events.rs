@@ -333,11 +333,9 @@ pub fn storage_replaced(mount: &Mount, before: Room, now: Room) {
     warn!(archive, %directory, bytes_before, bytes, "an archive is on another file system now; is its mount lost?");
 }
 
-/// Recordings of sessions that had ended without them are finished.
-pub fn interrupted_finished(archive: &str, finished: usize) {
-    if finished > 0 {
-        info!(archive, finished, "recordings finished whose sessions had been interrupted");
-    }
+/// The recording of a session that had ended without it is finished.
+pub fn interrupted_finished(id: &RecordingId) {
+    info!(stream = %id.stream, session = id.session, "recording finished of a session that had been interrupted");
 }
 
 /// They are not, because of this.

@@ -3,30 +3,55 @@
 
 use crate::events;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use storage::continuity::Records;
 use storage::recording::RecordingId;
-use storage::{Mount, Registry};
+use storage::{Archive, Mount, Registry};
 
-/// Has all of an archive finished.
-pub fn finish(mount: &Mount, registry: &Arc<Registry>) {
-    go_on(mount.clone(), registry.clone(), None);
+/// Who finishes an archive's, one pass at a time.
+#[derive(Clone)]
+pub struct Finisher {
+    mount: Mount,
+    registry: Arc<Registry>,
+    records: Records,
+    is_busy: Arc<AtomicBool>,
 }
 
-/// Some of them, and then the next.
-fn go_on(mount: Mount, registry: Arc<Registry>, after: Option<RecordingId>) {
-    let (disk, label) = (mount.disk.clone(), mount.label.clone());
-    let work = move |_: &dyn storage::Archive| match mount
-        .recordings
-        .finish_interrupted(after.as_ref(), |id| registry.is_recording(id))
-    {
-        Ok((finished, next)) => {
-            events::interrupted_finished(&mount.label, finished);
-            if next.is_some() {
-                go_on(mount, registry, next);
-            }
+impl Finisher {
+    /// Of an archive. What is finished is remembered no more.
+    pub fn new(mount: Mount, registry: Arc<Registry>, records: Records) -> Self {
+        Self { mount, registry, records, is_busy: Arc::default() }
+    }
+
+    /// Has all of them finished, unless that is being done.
+    pub fn begin(&self) {
+        if !self.is_busy.swap(true, Ordering::AcqRel) {
+            self.clone().go_on(None);
         }
-        Err(error) => events::interrupted_left(&mount.label, &error.to_string()),
-    };
-    if disk.submit(work).is_err() {
-        events::interrupted_left(&label, "storage is busy");
+    }
+
+    /// Some of them, and then the next.
+    fn go_on(self, after: Option<RecordingId>) {
+        let waiting = self.clone();
+        let work = move |_: &dyn Archive| {
+            let finished = |id: &RecordingId| {
+                self.records.forget(id);
+                events::interrupted_finished(id);
+            };
+            let is_live = |id: &RecordingId| self.registry.is_recording(id);
+            match self.mount.recordings.finish_interrupted(after, is_live, finished) {
+                Ok(Some(next)) => self.go_on(Some(next)),
+                Ok(None) => self.is_busy.store(false, Ordering::Release),
+                Err(error) => self.leave(&error.to_string()),
+            }
+        };
+        if waiting.mount.disk.submit(work).is_err() {
+            waiting.leave("storage is busy");
+        }
+    }
+
+    fn leave(&self, error: &str) {
+        self.is_busy.store(false, Ordering::Release);
+        events::interrupted_left(&self.mount.label, error);
     }
 }

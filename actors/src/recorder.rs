@@ -28,7 +28,8 @@ const MAX_SEGMENTS: usize = 16;
 const MAX_ENTRIES: usize = 1000;
 /// How often the session's record is written while nothing in it changes but what it adds up to: it costs a sync.
 const DESCRIBE: Duration = Duration::from_secs(60);
-/// How long recorders that outlive their stream try to finish; what they leave is finished at the next start.
+/// How long recorders that outlive their stream try to finish; what they leave is finished when the
+/// archive is well again, or at the next start.
 pub const FINISH_WITHIN: Duration = Duration::from_secs(600);
 /// Why a session ended that was not interrupted: its publisher was gone for longer than the grace period.
 const PUBLISHER_GONE: &str = "publisher gone";

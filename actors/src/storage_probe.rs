@@ -1,12 +1,14 @@
 //! storage_probe: is each archive healthy, slow, failing, hung or full? Its questions are those that open and close a
 //! mount's breaker; it also has disk threads replaced that hang.
 
+use crate::events;
 use crate::fault::Fault;
+use crate::interrupted::Finisher;
 use crate::vitals::{Place, Vital, Vitals};
-use crate::{events, interrupted};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::io;
 use std::sync::Arc;
+use storage::continuity::Records;
 use storage::disk::{ASK_AGAIN, DiskState};
 use storage::signs::Health;
 use storage::{Mount, Mounts, Registry, Room};
@@ -37,6 +39,8 @@ pub struct Args {
     pub mounts: Mounts,
     /// Sessions whose recordings are not interrupted.
     pub registry: Arc<Registry>,
+    /// What is remembered of those whose recordings are.
+    pub records: Records,
     /// Where to register.
     pub vitals: Arc<Vitals>,
 }
@@ -54,8 +58,10 @@ impl Actor for StorageProbe {
         myself.send_after(Duration::ZERO, || Msg::Tick);
         let vital = args.vitals.register("storage_probe", Place::Root, myself.get_id(), Some(TICK));
         let now = Instant::now();
-        let probed = args.mounts.all().map(|mount| Probed::new(mount.clone(), now)).collect();
-        Ok(State { probed, registry: args.registry, vital })
+        let Args { mounts, registry, records, .. } = args;
+        let finisher = |mount: &Mount| Finisher::new(mount.clone(), registry.clone(), records.clone());
+        let probed = mounts.all().map(|mount| Probed::new(mount.clone(), finisher(mount), now)).collect();
+        Ok(State { probed, vital })
     }
 
     async fn handle(&self, myself: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
@@ -75,7 +81,6 @@ impl Actor for StorageProbe {
 /// What is known of each mount.
 pub struct State {
     probed: Vec<Probed>,
-    registry: Arc<Registry>,
     vital: Arc<Vital>,
 }
 
@@ -83,11 +88,7 @@ impl State {
     fn tick(&mut self, myself: &ActorRef<Msg>, now: Instant) {
         for (number, probed) in self.probed.iter_mut().enumerate() {
             let myself = myself.clone();
-            let is_well_again =
-                probed.tick(now, move |answer, room| drop(myself.send_message(Msg::Probed(number, now, answer, room))));
-            if is_well_again {
-                interrupted::finish(&probed.mount, &self.registry);
-            }
+            probed.tick(now, move |answer, room| drop(myself.send_message(Msg::Probed(number, now, answer, room))));
         }
     }
 
@@ -106,17 +107,17 @@ struct Probed {
     last: Result<Duration, ()>,
     /// How much room there was last, and where.
     room: Option<Room>,
-    /// It was not healthy, or another one.
-    was_ill: bool,
+    finisher: Finisher,
+    /// Recordings may be interrupted: the process is new, or the mount was ill, or is another one.
+    is_due: bool,
 }
 
 impl Probed {
-    fn new(mount: Mount, now: Instant) -> Self {
-        Self { mount, begun: None, due: now, last: Ok(Duration::ZERO), room: None, was_ill: false }
+    fn new(mount: Mount, finisher: Finisher, now: Instant) -> Self {
+        Self { mount, begun: None, due: now, last: Ok(Duration::ZERO), room: None, finisher, is_due: true }
     }
 
-    /// Begins a probe if it is time; whether the mount is well again, or another one.
-    fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<()>, io::Result<Room>) + Send + 'static) -> bool {
+    fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<()>, io::Result<Room>) + Send + 'static) {
         let std_now = std::time::Instant::now();
         let threads = self.mount.disk.check(std_now);
         if self.begun.is_some_and(|begun| now.saturating_duration_since(begun) >= ASK_AGAIN) {
@@ -141,8 +142,10 @@ impl Probed {
             events::storage_health(&self.mount, before, health);
         }
         events::storage_gauges(&self.mount, health, threads);
-        let was_ill = std::mem::replace(&mut self.was_ill, health != Health::Healthy);
-        was_ill && health == Health::Healthy
+        self.is_due |= matches!(health, Health::Failing | Health::Hung | Health::Full);
+        if health == Health::Healthy && std::mem::take(&mut self.is_due) {
+            self.finisher.begin();
+        }
     }
 
     fn answered(&mut self, begun: Instant, answer: io::Result<()>, room: io::Result<Room>, now: Instant) {
@@ -160,7 +163,7 @@ impl Probed {
         {
             events::storage_replaced(&self.mount, before, room);
             // What was begun there may have been interrupted when it went.
-            self.was_ill = true;
+            self.is_due = true;
         }
         let answered = answer.and(room.map(drop));
         self.last = answered.map(|()| now.saturating_duration_since(begun)).map_err(|_| ());

@@ -1,16 +1,20 @@
-//! Undead workers: killed, but for threads that wait for storage in a way no signal ends. Such a process has no end until
-//! storage answers, and is not waited for: it does nothing any more, but keeps its locks.
+//! Undead processes: killed, but for threads that wait for storage in a way no signal ends. Such a process has no end until
+//! storage answers, and does nothing any more; but it keeps its connections and its locks.
 
-use std::fs;
+use rustix::fs::{major, minor};
+use rustix::io::Errno;
+use rustix::net::{Shutdown, getpeername, shutdown};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// Which of the workers before this one are undead, for the one that is started: process numbers.
-pub const UNDEAD: &str = "STEADYCAST_UNDEAD";
 /// How often a worker is looked at. One that ends is a zombie for a moment, too, and none the next time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Undead workers that are told of: as many restarts while storage hangs.
-const MAX_UNDEAD: usize = 64;
+/// A descriptor for a thread (pidfd_open(2), PIDFD_THREAD, Linux 6.9): the first of an undead process has none any more.
+const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(0o200);
 
 /// Returns when this process is undead. It is its parent who asks: the number is nobody else's before its end was heard.
 pub async fn becomes(pid: Option<u32>) {
@@ -27,29 +31,59 @@ pub async fn becomes(pid: Option<u32>) {
 
 /// Whether the first thread of a process has ended, and the process has not.
 pub fn is_zombie(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    state(&format!("/proc/{pid}")) == Some('Z')
+}
+
+fn state(directory: &str) -> Option<char> {
+    let status = fs::read_to_string(format!("{directory}/stat")).ok()?;
     // The name before it, in parentheses, may hold anything.
-    status.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    status.rsplit(')').next()?.trim_start().chars().next()
 }
 
-/// Adds one to those that still are.
-pub fn note(undead: &mut Vec<u32>, pid: u32) {
-    undead.retain(|pid| is_zombie(*pid));
-    undead.push(pid);
-    if undead.len() > MAX_UNDEAD {
-        undead.remove(0);
+/// Hangs up for an undead process: whoever was connected to it would wait for it, and is to come back instead. How many.
+pub fn hang_up(pid: u32) -> io::Result<usize> {
+    let mut hung_up = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = thread?.path();
+        let number = thread.file_name().and_then(|name| name.to_str()?.parse().ok()).and_then(Pid::from_raw);
+        let Some(number) = number.filter(|_| !matches!(state(&thread.to_string_lossy()), Some('Z' | 'X') | None))
+        else {
+            continue;
+        };
+        let handle = pidfd_open(number, PIDFD_THREAD)?;
+        for descriptor in fs::read_dir(thread.join("fd"))? {
+            let descriptor = descriptor?;
+            let is_socket =
+                fs::read_link(descriptor.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
+            let Some(descriptor) = descriptor.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if !is_socket {
+                continue;
+            }
+            let socket = pidfd_getfd(&handle, descriptor, PidfdGetfdFlags::empty())?;
+            // Those that listen are the parent's, and have no peer.
+            match getpeername(&socket).and_then(|_| shutdown(&socket, Shutdown::Both)) {
+                Ok(()) => hung_up += 1,
+                Err(Errno::NOTCONN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // All threads of a process have the same.
+        break;
     }
+    Ok(hung_up)
 }
 
-/// As the variable says it.
-pub fn list(undead: &[u32]) -> String {
-    undead.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// Whether a worker before this one still is: what it had locked is locked.
-pub fn is_before_us() -> bool {
-    let listed = std::env::var(UNDEAD).unwrap_or_default();
-    listed.split(',').filter_map(|pid| pid.parse().ok()).any(is_zombie)
+/// Whether an undead process holds the lock on a file.
+pub fn holds(file: &File) -> bool {
+    let Ok(metadata) = file.metadata() else { return false };
+    let (device, inode) = (metadata.dev(), metadata.ino());
+    let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().any(|line| {
+        // "1: FLOCK  ADVISORY  WRITE 4755 fe:00:1004 0 EOF" (proc_locks(5)).
+        let fields: Vec<_> = line.split_whitespace().collect();
+        matches!(fields[..], [_, "FLOCK", _, _, pid, at, ..] if at == place && pid.parse().is_ok_and(is_zombie))
+    })
 }
 
 #[cfg(test)]
@@ -64,11 +98,13 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(!is_zombie(std::process::id()));
-        let mut undead = Vec::new();
-        note(&mut undead, child.id());
-        assert_eq!(list(&undead), child.id().to_string());
         child.wait().expect("waited for");
-        note(&mut undead, 1);
-        assert_eq!(list(&undead), "1");
+    }
+
+    #[test]
+    fn a_lock_that_is_held_by_a_process_that_lives_is_not_one_of_the_undead() {
+        let file = tempfile::tempfile().expect("a file");
+        file.try_lock().expect("free");
+        assert!(!holds(&file));
     }
 }

@@ -5,6 +5,7 @@
 use crate::live::{LiveStream, Session};
 use crate::name::StreamName;
 use crate::numbers::Numbers;
+use crate::recording::RecordingId;
 use crate::snapshot::{Adopted, File, Published, Snapshot, hex};
 use bytes::Bytes;
 use media::hls::ListedSegment;
@@ -119,6 +120,11 @@ impl Record {
         maps.into_iter().chain(segments).map(|file| file.name.clone()).collect()
     }
 
+    /// The recording of its session.
+    pub fn id(&self) -> RecordingId {
+        RecordingId { stream: self.stream.clone(), session: self.session.clone() }
+    }
+
     /// The session to go on with.
     pub fn session(&self) -> Session {
         Session { id: self.session.clone(), published_at_ms: self.published_at_ms }
@@ -209,19 +215,19 @@ impl Records {
     }
 
     /// Leaves the record of an ended session to the next process, aside: the next session of this name has one of its own.
-    pub fn leave(&self, stream: &StreamName, session: &Session) {
-        if self.read(stream).is_some_and(|record| record.session == session.id) {
+    pub fn leave(&self, id: &RecordingId) {
+        if self.read(&id.stream).is_some_and(|record| record.session == id.session) {
             // One that stays in place is overwritten some time: then what its recording lacks is not told.
-            let _ = fs::rename(self.path(stream), self.path_aside(stream, session));
+            let _ = fs::rename(self.path(&id.stream), self.path_aside(id));
         }
     }
 
     /// Forgets a session, wherever its record is; that of another one of this name stays.
-    pub fn forget(&self, stream: &StreamName, session: &Session) {
+    pub fn forget(&self, id: &RecordingId) {
         // A record that stays is only of no use.
-        let _ = fs::remove_file(self.path_aside(stream, session));
-        if self.read(stream).is_some_and(|record| record.session == session.id) {
-            self.remove(stream);
+        let _ = fs::remove_file(self.path_aside(id));
+        if self.read(&id.stream).is_some_and(|record| record.session == id.session) {
+            self.remove(&id.stream);
         }
     }
 
@@ -262,8 +268,8 @@ impl Records {
         self.directory.join(format!("{}+{}.json", stream.app(), stream.name()))
     }
 
-    fn path_aside(&self, stream: &StreamName, session: &Session) -> PathBuf {
-        self.directory.join(format!("{}+{}+{}.json", stream.app(), stream.name(), session.id))
+    fn path_aside(&self, RecordingId { stream, session }: &RecordingId) -> PathBuf {
+        self.directory.join(format!("{}+{}+{session}.json", stream.app(), stream.name()))
     }
 }
 
@@ -328,17 +334,17 @@ mod tests {
         let record = Record::of(&stream, &snapshot);
         let next = Record { session: "2b".to_owned(), ..record.clone() };
         records.write(&record).expect("written");
-        records.leave(&record.stream, &record.session());
+        records.leave(&record.id());
         records.write(&next).expect("written");
-        records.leave(&record.stream, &record.session());
+        records.leave(&record.id());
         assert_eq!(
             (records.all().expect("listed"), records.left().expect("listed")),
             (vec![next.clone()], vec![record.clone()])
         );
         assert_eq!(records.read(&record.stream), Some(next.clone()));
-        records.forget(&record.stream, &record.session());
+        records.forget(&record.id());
         assert_eq!((records.all().expect("listed"), records.left().expect("listed")), (vec![next.clone()], vec![]));
-        records.forget(&next.stream, &next.session());
+        records.forget(&next.id());
         assert!(records.is_empty());
         assert_eq!(
             record.over_at_ms(),

@@ -22,6 +22,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 pub use sweep::Swept;
 
 /// Directory of all recordings in an archive.
@@ -36,8 +37,10 @@ const ASIDE: &str = ".tmp";
 pub const REMOVED: &str = "removed";
 /// Names looked at in one directory, at most: sessions of a stream, hours of a session. Ten years of hours.
 const MAX_LISTED: usize = 100_000;
-/// Records that are looked at in one go for whether they are finished: many are read quickly, few have to be.
-const MAX_LOOKED_AT: usize = 100;
+/// Records that are read at once to see whether they are finished, ...
+const PAGE: usize = 20;
+/// ... and how long that goes on at once: a disk thread has others to serve.
+const LOOKED_FOR: Duration = Duration::from_secs(2);
 /// Hours of an index that are read in one go: some 17 MB, in time on slow storage, too.
 const MAX_HOURS: usize = 24;
 
@@ -172,10 +175,11 @@ impl Recordings {
         self.write_durably(&directory.join(SESSION), record.to_json())
     }
 
-    /// What a process before this one knew better: codecs, which are known when there is a publisher, and where it began.
+    /// What was known before: codecs, which are known when there is a publisher, where it began, and its movie.
     fn with_earlier(&self, mut record: SessionRecord) -> io::Result<SessionRecord> {
         if let Some(before) = self.read(&record.id)? {
             record.codecs = record.codecs.or(before.codecs);
+            record.movie_bytes = record.movie_bytes.or(before.movie_bytes);
             record.first_sequence = before.first_sequence.into_iter().chain(record.first_sequence).min();
         }
         Ok(record)
@@ -195,18 +199,29 @@ impl Recordings {
     }
 
     /// Finishes recordings of sessions that ended without it: the process ended, or storage was away. Looks at some after
-    /// `after`; how many it finished, and after which to go on.
+    /// `after`; after which to go on, if there are more. `finished` is told of each.
     pub fn finish_interrupted(
         &self,
-        after: Option<&RecordingId>,
+        mut after: Option<RecordingId>,
         is_live: impl Fn(&RecordingId) -> bool,
-    ) -> io::Result<(usize, Option<RecordingId>)> {
-        let page = self.page(after, MAX_LOOKED_AT)?;
-        let last = page.last().map(|last| last.id.clone()).filter(|_| page.len() == MAX_LOOKED_AT);
-        let interrupted = page.into_iter().filter(|record| record.ended_at_ms.is_none() && !is_live(&record.id));
-        // One that cannot be finished keeps nobody else from it; another time it may be.
-        let finished = interrupted.filter(|record| self.finish(record.clone(), "interrupted").is_ok()).count();
-        Ok((finished, last))
+        finished: impl Fn(&RecordingId),
+    ) -> io::Result<Option<RecordingId>> {
+        let begun = Instant::now();
+        while begun.elapsed() < LOOKED_FOR {
+            let page = self.page(after.as_ref(), PAGE)?;
+            after = page.last().map(|last| last.id.clone()).filter(|_| page.len() == PAGE);
+            for record in page.into_iter().filter(|record| record.ended_at_ms.is_none() && !is_live(&record.id)) {
+                // Its recorder may have finished it since it was read. One that cannot be finished keeps nobody else from it.
+                let still = self.read(&record.id).ok().flatten().filter(|record| record.ended_at_ms.is_none());
+                if still.is_some_and(|record| self.finish(record, "interrupted").is_ok()) {
+                    finished(&record.id);
+                }
+            }
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(after)
     }
 
     /// Records of all sessions, by stream and session. What cannot be read as one is left out.

@@ -62,8 +62,9 @@ struct State {
     recorded: u64,
     /// The same of all that ever was, though its index may be lost.
     high: u64,
-    /// Most segments that the index was seen to hold, and since when it holds fewer.
+    /// Most segments that the index was seen to hold, how many it holds, and since when it has lost some.
     most: u64,
+    held: u64,
     lacks_since: Option<Instant>,
     /// The initialization section in use.
     map: Option<RecordedFile>,
@@ -170,7 +171,11 @@ impl Spool {
     pub fn indexed(&self, segments: u64, now: Instant) {
         let mut state = self.lock();
         state.most = state.most.max(segments);
-        state.lacks_since = state.lacks_since.or(Some(now)).filter(|_| segments < state.most);
+        if segments < state.held {
+            state.lacks_since = Some(now);
+        }
+        state.lacks_since = state.lacks_since.filter(|_| segments < state.most);
+        state.held = segments;
     }
 
     /// Whether what the index lacks may be there again soon: it has lost segments a moment ago.
@@ -364,8 +369,10 @@ mod tests {
         spool.indexed(6, now);
         spool.indexed(7, later);
         assert!(spool.may_return(later - Duration::from_secs(1)) && !spool.may_return(later));
+        spool.indexed(0, later);
+        assert!(spool.may_return(later), "it has lost some again");
         spool.indexed(100, later);
-        assert!(!spool.may_return(now), "it is");
+        assert!(!spool.may_return(later), "it is");
     }
 
     #[test]

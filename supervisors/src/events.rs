@@ -75,8 +75,9 @@ pub fn adopted(stream: &str, session: &str, segments: usize, gaps: usize) {
     info!(stream, session, segments, gaps, "session adopted, waiting for its publisher");
 }
 
-/// A recording is not finished now, because too many wait for storage; the next start does it.
+/// A recording is not finished now, because storage does not take it; it is when the archive is well again, or at the next
+/// start.
 pub fn recording_left(stream: &str) {
     counter!("steadycast_recordings_left_total").increment(1);
-    warn!(stream, "recording left unfinished; the next start finishes it");
+    warn!(stream, "recording left unfinished, until its archive is well again or the next start");
 }

@@ -138,6 +138,7 @@ fn specs(args: Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
     let probe = storage_probe::Args {
         mounts: environment.mounts.clone(),
         registry: environment.registry.clone(),
+        records: environment.records.clone(),
         vitals: vitals.clone(),
     };
     let retention =

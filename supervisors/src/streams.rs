@@ -1,5 +1,7 @@
 //! streams: opens and closes stream trees and keeps what they share. Trees of different streams never meet.
 
+mod unfinished;
+
 use crate::children::{ending_of, fell};
 use crate::events;
 use crate::strategy::{Decision, Ending, History, Intensity, MAX_BACKOFF, Restart, backoff};
@@ -15,9 +17,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use storage::continuity::{MAX_LEFT, Record};
 use storage::live::{Publisher, clock_numbers, wall_ms};
+use storage::recording::RecordingId;
 use storage::{LiveStream, Mount, Session, Snapshot, StreamName};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
+pub use unfinished::Unfinished;
+use unfinished::is_unfinished;
 
 /// A stream's tree is rebuilt as often as it takes, with a capped backoff.
 const INTENSITY: Intensity = Intensity { restarts: 1000, period: Duration::from_secs(60) };
@@ -29,7 +34,11 @@ const RETIRE_AFTER: Duration = Duration::from_secs(60);
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// Recorders that finish what others could not, at most: each holds its stream's last window and its spool.
 const MAX_RECORDERS: usize = MAX_LEFT;
-/// Recorders that go on for one that failed or hung; beyond that the next start does.
+/// Sessions that have one or wait for one, at most: each holds as much.
+const MAX_FINISHING: usize = 4 * MAX_RECORDERS;
+/// How soon it is looked for a place again.
+const PLACE_AGAIN: Duration = Duration::from_secs(5);
+/// Recorders that go on for one that failed or hung; beyond that it is left until the archive is well again.
 const MAX_FAILED: u32 = 5;
 /// A recorder's first successor waits as long as if so many had failed: up to 0.6 s, then up to twice as long each time.
 const FAILED_IN_A_ROW: u32 = 5;
@@ -81,7 +90,10 @@ impl Actor for Streams {
             state.build(&myself, stream).await;
         }
         for stream in state.environment.registry.all_finishing() {
-            state.leave(&stream);
+            let shown = state.environment.registry.get(&stream.name.to_string());
+            if shown.is_none_or(|shown| !Arc::ptr_eq(&shown, &stream)) {
+                state.leave(&stream);
+            }
             state.finish_recording(&myself, Unfinished::new(&stream)).await;
         }
         Ok(())
@@ -130,27 +142,6 @@ struct Tree {
     running: Option<(ActorRef<stream::Msg>, JoinHandle<()>)>,
 }
 
-/// A recording that is not complete although its stream's tree is gone.
-#[derive(Debug)]
-pub struct Unfinished {
-    stream: Arc<LiveStream>,
-    /// Recorders that failed or hung over it.
-    failed: u32,
-    /// When there is no more to be hoped for.
-    until: Instant,
-}
-
-impl Unfinished {
-    fn new(stream: &Arc<LiveStream>) -> Self {
-        Self { stream: stream.clone(), failed: 0, until: Instant::now() + recorder::FINISH_WITHIN }
-    }
-}
-
-/// Whether there is something of a session that storage has not taken yet.
-fn is_unfinished(stream: &LiveStream) -> bool {
-    stream.settings.record && stream.window.snapshot().has_playlist() && !stream.spool.is_finished()
-}
-
 /// Whether the session has ended and its last playlist is published: before that a new one would cut it short.
 fn is_over(stream: &LiveStream) -> bool {
     stream.publisher() == Publisher::Ended && stream.window.snapshot().ended
@@ -163,7 +154,7 @@ pub struct State {
     /// Recorders that have outlived their stream's tree.
     recorders: HashMap<ActorId, (ActorCell, Unfinished)>,
     /// Sessions that are left to the next process, as long as storage does not take their recordings.
-    left: VecDeque<(StreamName, Session)>,
+    left: VecDeque<RecordingId>,
     is_draining: bool,
     vital: Arc<Vital>,
 }
@@ -175,8 +166,13 @@ impl State {
         }
         if self.trees.get(&ask.stream).is_none_or(|tree| is_over(&tree.stream)) {
             let stream = self.open(&ask.stream);
+            let before = self.environment.registry.get(&ask.stream.to_string());
             if self.environment.registry.insert(stream.clone()).is_err() {
                 return ask.answer(Err(Denial::TooManyStreams));
+            }
+            // The new session's record takes the place of its own.
+            if let Some(before) = before.filter(|before| is_unfinished(before)) {
+                self.leave(&before);
             }
             self.close(myself, &ask.stream).await;
             self.build(myself, stream).await;
@@ -273,22 +269,19 @@ impl State {
         if let Some((tree, _)) = running {
             tree.stop(Some("a new session begins".to_owned()));
         }
-        if is_unfinished(&stream) {
-            self.leave(&stream);
-        }
         self.finish_recording(myself, Unfinished::new(&stream)).await;
     }
 
     /// Leaves an ended session to the next process, which tells what its recording lacks.
-    fn leave(&mut self, LiveStream { name, session, .. }: &LiveStream) {
-        let Self { environment, left, .. } = self;
-        environment.records.leave(name, session);
-        left.retain(|(stream, of)| (stream, of) != (name, session));
-        left.push_back((name.clone(), session.clone()));
+    fn leave(&mut self, stream: &LiveStream) {
+        let (Self { environment, left, .. }, id) = (self, RecordingId::of(stream));
+        environment.records.leave(&id);
+        left.retain(|other| *other != id);
+        left.push_back(id);
         if left.len() > MAX_LEFT
-            && let Some((stream, session)) = left.pop_front()
+            && let Some(oldest) = left.pop_front()
         {
-            environment.records.forget(&stream, &session);
+            environment.records.forget(&oldest);
         }
     }
 
@@ -306,13 +299,14 @@ impl State {
                 let _ = records.write(&Record::of(stream, &stream.window.snapshot()));
             }
             _ => {
-                records.forget(&stream.name, &stream.session);
-                self.left.retain(|(_, session)| *session != stream.session);
+                let id = RecordingId::of(stream);
+                records.forget(&id);
+                self.left.retain(|other| *other != id);
             }
         }
     }
 
-    /// Leaves a recording as it is, for the next start.
+    /// Leaves a recording as it is, until its archive is well again or the process starts.
     fn give_up(&self, stream: &LiveStream) {
         self.environment.registry.finish_no_more(stream);
         events::recording_left(&stream.name.to_string());
@@ -331,10 +325,16 @@ impl State {
         if !is_unfinished(stream) {
             return self.note_recorded(stream);
         }
-        if self.recorders.len() == MAX_RECORDERS || *failed > MAX_FAILED {
+        let registry = &self.environment.registry;
+        let (is_full, now) = (self.recorders.len() == MAX_RECORDERS, Instant::now());
+        if *failed > MAX_FAILED || is_full && (registry.all_finishing().len() >= MAX_FINISHING || now >= *until) {
             return self.give_up(stream);
         }
-        self.environment.registry.finish_later(stream);
+        registry.finish_later(stream);
+        if is_full {
+            drop(myself.send_after(PLACE_AGAIN, || Msg::Finish(unfinished)));
+            return;
+        }
         let Mount { disk, recordings, .. } = self.environment.mounts.of(&stream.name).clone();
         let (vitals, last_until) = (self.environment.vitals.clone(), Some(*until));
         let args = recorder::Args { stream: stream.clone(), recordings, disk, vitals, last_until };
@@ -354,7 +354,7 @@ impl State {
             // By what is remembered the next process tells what is missing in a recording.
             match is_unfinished(stream) {
                 true => self.leave(stream),
-                false => self.environment.records.forget(&stream.name, &stream.session),
+                false => self.environment.records.forget(&RecordingId::of(stream)),
             }
         }
     }

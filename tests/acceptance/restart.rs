@@ -126,7 +126,7 @@ fn a_worker_that_is_killed_while_storage_hangs_is_replaced_although_storage_does
     let volume = Volume::mounted();
     let server = Server::supervised_on(&volume.path().join("data"), &["--grace", "20"]);
     let published = || server.metric("steadycast_stream_segments_published_total", "live/show");
-    let publisher = Publisher::looping(CLIP, &server.publish_url("show"));
+    let mut publisher = Publisher::looping(CLIP, &server.publish_url("show"));
     wait_for("segments", Duration::from_secs(30), || (published() >= 3.0).then_some(()));
     let worker = server.worker().expect("a worker");
     volume.freeze();
@@ -135,7 +135,8 @@ fn a_worker_that_is_killed_while_storage_hangs_is_replaced_although_storage_does
     });
     kill_process(worker, Signal::KILL).expect("it runs");
     wait_for("another worker", Duration::from_secs(10), || server.worker().filter(|other| *other != worker));
-    drop(publisher);
+    // Nobody hangs up for the dead worker but its parent.
+    wait_for("the encoder hears of it", Duration::from_secs(10), || publisher.has_ended().then_some(()));
     let _publisher = Publisher::looping(CLIP, &server.publish_url("show"));
     wait_for("it publishes", Duration::from_secs(30), || (published() >= 2.0).then_some(()));
     let directory = format!("/proc/{}", worker.as_raw_nonzero());

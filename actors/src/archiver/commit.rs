@@ -22,11 +22,6 @@ const MAX_SPARES: usize = 64;
 pub struct Spares(BTreeMap<&'static str, VecDeque<(Instant, Aside)>>);
 
 impl Spares {
-    /// Whether there is any.
-    pub fn is_empty(&self) -> bool {
-        self.0.values().all(VecDeque::is_empty)
-    }
-
     /// Removes them all: nothing is replaced any more.
     pub fn discard(self, archive: &dyn Archive, stream: &LiveStream) -> io::Result<()> {
         let mut all =
@@ -73,6 +68,9 @@ impl Commit<'_> {
             self.document(name, bytes, &mut spares)?;
         }
         self.still_ours()?;
+        if plan.ended && plan.documents.is_some() {
+            std::mem::take(&mut spares).discard(archive, stream)?;
+        }
         if let Some((documents, _)) = &plan.documents {
             stream.ledger.set_documents(Some(documents.clone()));
             events::archive_current(stream);

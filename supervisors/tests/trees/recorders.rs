@@ -63,6 +63,19 @@ async fn where_a_recorder_that_outlives_its_stream_fails_or_hangs_another_one_go
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_remembered_of_a_session_stays_if_its_name_is_published_again_while_it_is_still_shown() {
+    let (tree, stream, _) = ended_and_unrecorded().await;
+    tree.supervisors().iter().for_each(|supervisor| supervisor.stop(None));
+    wait_for("its tree is gone, and its recorder is not", || last(&tree)).await;
+    let mut next = tree.publish("show").await;
+    next.send(300);
+    let next = tree.stream("show");
+    wait_for("it has a record", || tree.environment.records.read(&next.name)).await;
+    let left = tree.environment.records.left().expect("read");
+    assert_eq!(left.iter().map(|record| record.id()).collect::<Vec<_>>(), [RecordingId::of(&stream)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_ends_while_its_mount_is_away_is_finished_where_it_was_recorded() {
     let tree = Tree::start_recording().await;
     let mut show = tree.publish("show").await;
@@ -95,6 +108,15 @@ async fn a_session_that_ends_while_its_mount_is_away_is_finished_where_it_was_re
         SessionRecord::parse(&fs::read(session(&recordings).join("session.json")).expect("read")).expect("a record");
     assert!(record.ended_at_ms.is_some() && record.segments > 100, "{record:?}");
     assert_eq!(recorded().map(|last| last.sequence), whole());
+    let live = tree.directory.path().join("live/live/show");
+    let ended = || fs::read_to_string(live.join("0.m3u8")).is_ok_and(|text| text.contains("ENDLIST"));
+    let spares = || fs::read_dir(&live).into_iter().flatten().flatten().filter(|file| is_aside(&file.path())).count();
+    wait_for("its last playlist is archived", || ended().then_some(())).await;
+    wait_for("nothing is kept for another", || (spares() == 0).then_some(())).await;
+}
+
+fn is_aside(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "tmp")
 }
 
 /// Entries of the hour that is recorded now.

@@ -30,6 +30,11 @@ impl Publisher {
         Self(child.unwrap_or_else(|error| panic!("{error}: install what `make tools` installs to run {shown}")))
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().expect("a child").is_some()
+    }
+
     /// Kills it: the kernel closes its connection.
     pub fn kill(mut self) {
         self.0.kill().expect("running");

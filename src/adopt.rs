@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 use storage::Numbers;
 use storage::continuity::{MAX_LEFT, Record, Records};
-use storage::live::{Publisher, StreamSettings};
+use storage::live::StreamSettings;
 use storage::{LiveStream, Mount, Mounts, Registry};
 use supervisors::events;
 
@@ -67,16 +67,7 @@ pub fn adopt(
 
 /// A stream as it was remembered, with what was read of its files.
 fn adopted(record: &Record, mut files: HashMap<String, Bytes>, settings: &StreamSettings) -> Arc<LiveStream> {
-    let snapshot = record.adopt(&mut |name| files.remove(name));
-    let settings = settings.of(&record.stream);
-    let stream = LiveStream::new(record.stream.clone(), settings, record.session(), snapshot, record.epoch);
-    // One that had ended is shown for as long as any ended session, and then forgotten.
-    let waiting = Publisher::Grace { until: tokio::time::Instant::now() + settings.grace };
-    stream.set_publisher(if record.ended { Publisher::Ended } else { waiting });
-    if record.recorded {
-        stream.spool.finish();
-    }
-    stream
+    record.restore(&mut |name| files.remove(name), settings)
 }
 
 /// Files with their names, as they are read.

@@ -338,9 +338,15 @@ pub fn interrupted_finished(id: &RecordingId) {
     info!(stream = %id.stream, session = id.session, "recording finished of a session that had been interrupted");
 }
 
+/// It is not, because of this.
+pub fn interrupted_failed(id: &RecordingId, error: &io::Error) {
+    let (stream, session) = (&id.stream, &id.session);
+    warn!(%stream, session, %error, "the recording of an interrupted session cannot be finished; it is tried again");
+}
+
 /// They are not, because of this.
 pub fn interrupted_left(archive: &str, error: &str) {
-    warn!(archive, error, "interrupted recordings cannot be finished; it is tried again when the archive is well");
+    warn!(archive, error, "interrupted recordings cannot be finished; it is tried again while the archive is well");
 }
 
 /// Storage gauges, once a second.

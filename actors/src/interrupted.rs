@@ -2,56 +2,202 @@
 //! process starts, and whenever an archive is well again. On disk threads: nobody waits for that.
 
 use crate::events;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use storage::continuity::Records;
+use storage::live::StreamSettings;
 use storage::recording::RecordingId;
-use storage::{Archive, Mount, Registry};
+use storage::{Archive, LiveStream, Mount, Mounts, Registry};
+
+/// Takes a session that is over, and whose recording is to go on.
+pub type Returned = Arc<dyn Fn(Arc<LiveStream>) + Send + Sync>;
+
+/// What is known of sessions that are over.
+#[derive(Clone)]
+pub struct Left {
+    /// Those whose recordings are not interrupted.
+    pub registry: Arc<Registry>,
+    /// What is remembered of the others.
+    pub records: Records,
+    /// How they were packaged.
+    pub settings: StreamSettings,
+    /// Where those go of which something is remembered: a recorder tells what they lack.
+    pub returned: Returned,
+}
 
 /// Who finishes an archive's, one pass at a time.
 #[derive(Clone)]
 pub struct Finisher {
     mount: Mount,
-    registry: Arc<Registry>,
-    records: Records,
+    mounts: Mounts,
+    left: Left,
     is_busy: Arc<AtomicBool>,
+    is_left: Arc<AtomicBool>,
 }
 
 impl Finisher {
-    /// Of an archive. What is finished is remembered no more.
-    pub fn new(mount: Mount, registry: Arc<Registry>, records: Records) -> Self {
-        Self { mount, registry, records, is_busy: Arc::default() }
+    /// Of one of these archives.
+    pub fn new(mount: Mount, mounts: Mounts, left: Left) -> Self {
+        Self { mount, mounts, left, is_busy: Arc::default(), is_left: Arc::default() }
     }
 
-    /// Has all of them finished, unless that is being done.
-    pub fn begin(&self) {
-        if !self.is_busy.swap(true, Ordering::AcqRel) {
-            self.clone().go_on(None);
+    /// Without a pass that may never come to an end.
+    pub fn afresh(&self) -> Self {
+        Self::new(self.mount.clone(), self.mounts.clone(), self.left.clone())
+    }
+
+    /// Has all of them finished; false if that is being done.
+    pub fn begin(&self) -> bool {
+        self.start(true)
+    }
+
+    /// Has those finished of which something is remembered, if there are any: archives are not looked through for them.
+    pub fn begin_left(&self) -> bool {
+        !self.remembered().is_empty() && self.start(false)
+    }
+
+    /// Whether the last pass left some.
+    pub fn is_left(&self) -> bool {
+        self.is_left.load(Ordering::Acquire)
+    }
+
+    fn start(&self, is_for_all: bool) -> bool {
+        let is_new = !self.is_busy.swap(true, Ordering::AcqRel);
+        if is_new {
+            Pass { finisher: self.clone(), is_for_all, failed: false, end: Err("storage is busy".to_owned()) }.begin();
+        }
+        is_new
+    }
+
+    /// Sessions of which something is remembered, and that nobody records.
+    fn remembered(&self) -> Vec<RecordingId> {
+        let mut sessions = self.left.records.left_sessions().unwrap_or_default();
+        let is_here = |id: &RecordingId| self.mounts.of(&id.stream).label == self.mount.label;
+        sessions.retain(|id| is_here(id) && !self.left.registry.is_recording(id));
+        sessions
+    }
+
+    /// Has recorders go on with those of which something is remembered.
+    fn give_back(&self, archive: &dyn Archive) {
+        for id in self.remembered() {
+            let Some(record) = self.left.records.read_left(&id) else { continue };
+            let mut read =
+                |name: &str| archive.read(&id.stream, name).or_else(|_| archive.read_aside(&id.stream, name)).ok();
+            let stream = record.restore(&mut read, &self.left.settings);
+            self.left.registry.finish_later(&stream);
+            (self.left.returned)(stream);
         }
     }
+}
 
-    /// Some of them, and then the next.
+/// A pass over an archive. It is over when this is dropped, also by a disk that does not run it, or that it panics on.
+struct Pass {
+    finisher: Finisher,
+    is_for_all: bool,
+    /// Some could not be finished.
+    failed: bool,
+    end: Result<(), String>,
+}
+
+impl Pass {
+    /// Those first of which something is remembered.
+    fn begin(self) {
+        let disk = self.finisher.mount.disk.clone();
+        let work = move |archive: &dyn Archive| {
+            self.finisher.give_back(archive);
+            if self.is_for_all { self.go_on(None) } else { self.ends(Ok(())) }
+        };
+        // One that is not taken is dropped with the pass.
+        let _ = disk.submit(work);
+    }
+
+    /// Some of the others, and then the next.
     fn go_on(self, after: Option<RecordingId>) {
-        let waiting = self.clone();
-        let work = move |_: &dyn Archive| {
-            let finished = |id: &RecordingId| {
-                self.records.forget(id);
+        let disk = self.finisher.mount.disk.clone();
+        let work = move |_: &dyn Archive| self.some(after);
+        // As above.
+        let _ = disk.submit(work);
+    }
+
+    fn some(mut self, after: Option<RecordingId>) {
+        let Finisher { mount, left, .. } = self.finisher.clone();
+        let remembered = left.records.left_sessions().unwrap_or_default();
+        let is_live = |id: &RecordingId| left.registry.is_recording(id) || remembered.contains(id);
+        let tried = |id: &RecordingId, finished: io::Result<()>| match finished {
+            Ok(()) => {
+                left.records.forget(id);
                 events::interrupted_finished(id);
-            };
-            let is_live = |id: &RecordingId| self.registry.is_recording(id);
-            match self.mount.recordings.finish_interrupted(after, is_live, finished) {
-                Ok(Some(next)) => self.go_on(Some(next)),
-                Ok(None) => self.is_busy.store(false, Ordering::Release),
-                Err(error) => self.leave(&error.to_string()),
+            }
+            Err(error) => {
+                self.failed = true;
+                events::interrupted_failed(id, &error);
             }
         };
-        if waiting.mount.disk.submit(work).is_err() {
-            waiting.leave("storage is busy");
+        match mount.recordings.finish_interrupted(after, is_live, tried) {
+            Ok(Some(next)) => self.go_on(Some(next)),
+            Ok(None) => self.ends(Ok(())),
+            Err(error) => self.ends(Err(error.to_string())),
         }
     }
 
-    fn leave(&self, error: &str) {
-        self.is_busy.store(false, Ordering::Release);
-        events::interrupted_left(&self.mount.label, error);
+    fn ends(mut self, end: Result<(), String>) {
+        self.end = end;
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let Finisher { mount, is_left, is_busy, .. } = &self.finisher;
+        let was_left = is_left.swap(self.failed || self.end.is_err(), Ordering::AcqRel);
+        if let Err(error) = &self.end
+            && !was_left
+        {
+            // Once, however often it is tried.
+            events::interrupted_left(&mount.label, error);
+        }
+        is_busy.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::sync_channel;
+    use std::thread;
+    use std::time::{Duration, Instant};
+    use storage::disk::{HUNG_AFTER, SyncPolicy};
+    use storage::live::LiveSettings;
+
+    #[test]
+    fn a_pass_that_storage_does_not_take_or_that_fails_can_be_tried_again() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let data = directory.path().join("data");
+        let mount = Mount::start("*", &data, SyncPolicy::Never).expect("threads");
+        let records = Records::open(&directory.path().join("state")).expect("a directory");
+        let disk = mount.disk.clone();
+        let settings = StreamSettings { all: LiveSettings::default(), takeover: Arc::default() };
+        let registry = Registry::settling_until(tokio::time::Instant::now());
+        let left = Left { registry, records, settings, returned: Arc::new(|_| ()) };
+        let finisher = Finisher::new(mount.clone(), Mounts::only(mount), left);
+        let pass = || {
+            assert!(finisher.begin());
+            while finisher.is_busy.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+            finisher.is_left()
+        };
+        assert!(pass(), "there is no archive");
+        std::fs::create_dir(&data).expect("an archive");
+        assert!(!pass());
+        let (release, gate) = sync_channel::<()>(0);
+        disk.probe(move |_| gate.recv().unwrap_or_default()).expect("it is asked");
+        disk.check(Instant::now() + HUNG_AFTER + Duration::from_secs(1));
+        assert!(pass(), "the archive hangs");
+        drop(release);
+        while disk.is_open() {
+            thread::yield_now();
+        }
+        assert!(!pass());
     }
 }

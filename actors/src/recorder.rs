@@ -31,6 +31,8 @@ const DESCRIBE: Duration = Duration::from_secs(60);
 /// How long recorders that outlive their stream try to finish; what they leave is finished when the
 /// archive is well again, or at the next start.
 pub const FINISH_WITHIN: Duration = Duration::from_secs(600);
+/// One that has just succeeded goes on for so long: what is still in memory would be lost with it.
+const GOES_ON: Duration = Duration::from_secs(30);
 /// Why a session ended that was not interrupted: its publisher was gone for longer than the grace period.
 const PUBLISHER_GONE: &str = "publisher gone";
 
@@ -90,6 +92,7 @@ impl Actor for Recorder {
             opened: None,
             described: None,
             batch: None,
+            took: None,
             must_sync: false,
             vital,
         })
@@ -136,6 +139,8 @@ pub struct State {
     /// The record that was written last, and when.
     described: Option<(SessionRecord, Instant)>,
     batch: Option<Batch>,
+    /// When storage took something last.
+    took: Option<Instant>,
     /// What was written before a failure may not be durable, whatever the next look says.
     must_sync: bool,
     vital: Arc<Vital>,
@@ -264,6 +269,7 @@ impl State {
         let (Some(Batch { segments, entries }), Some(opened)) = (self.batch.take(), &mut self.opened) else { return };
         opened.end = end;
         self.operations.succeeded();
+        self.took = Some(now);
         let noticed: BTreeSet<_> = segments.iter().map(|waiting| waiting.entry.sequence).collect();
         let unnoticed = entries.iter().map(|entry| entry.sequence).filter(|sequence| !noticed.contains(sequence));
         self.stream.spool.add_gaps(unnoticed);
@@ -285,7 +291,8 @@ impl State {
 
     /// A recorder that outlives its stream ends when all is done, or nothing more is to be hoped for.
     fn has_nothing_left(&self, now: Instant) -> bool {
-        self.last_until.is_some_and(|until| self.stream.spool.is_finished() || now >= until)
+        let goes_on = self.took.is_some_and(|took| now.saturating_duration_since(took) < GOES_ON);
+        self.last_until.is_some_and(|until| self.stream.spool.is_finished() || now >= until && !goes_on)
     }
 
     /// Runs an operation on a disk thread.

@@ -3,21 +3,24 @@
 
 use crate::events;
 use crate::fault::Fault;
-use crate::interrupted::Finisher;
+use crate::interrupted::{Finisher, Left};
 use crate::vitals::{Place, Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::io;
 use std::sync::Arc;
-use storage::continuity::Records;
 use storage::disk::{ASK_AGAIN, DiskState};
 use storage::signs::Health;
-use storage::{Mount, Mounts, Registry, Room};
+use storage::{Mount, Mounts, Room};
 use tokio::time::{Duration, Instant};
 
 /// How often the threads are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How often a file is written to see whether storage answers.
 const PROBE: Duration = Duration::from_secs(3);
+/// How often recordings that were left are looked for, ...
+const FINISH_AGAIN: Duration = Duration::from_secs(60);
+/// ... twice as long after each time that some could not be finished, up to this: trying makes the archive look ill.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// An answer that takes longer is slow.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -37,10 +40,8 @@ pub enum Msg {
 pub struct Args {
     /// All archives.
     pub mounts: Mounts,
-    /// Sessions whose recordings are not interrupted.
-    pub registry: Arc<Registry>,
-    /// What is remembered of those whose recordings are.
-    pub records: Records,
+    /// What is known of recordings that are interrupted.
+    pub left: Left,
     /// Where to register.
     pub vitals: Arc<Vitals>,
 }
@@ -58,8 +59,9 @@ impl Actor for StorageProbe {
         myself.send_after(Duration::ZERO, || Msg::Tick);
         let vital = args.vitals.register("storage_probe", Place::Root, myself.get_id(), Some(TICK));
         let now = Instant::now();
-        let Args { mounts, registry, records, .. } = args;
-        let finisher = |mount: &Mount| Finisher::new(mount.clone(), registry.clone(), records.clone());
+        let Args { mounts, left, .. } = args;
+        let of_this = mounts.clone();
+        let finisher = |mount: &Mount| Finisher::new(mount.clone(), of_this.clone(), left.clone());
         let probed = mounts.all().map(|mount| Probed::new(mount.clone(), finisher(mount), now)).collect();
         Ok(State { probed, vital })
     }
@@ -110,11 +112,15 @@ struct Probed {
     finisher: Finisher,
     /// Recordings may be interrupted: the process is new, or the mount was ill, or is another one.
     is_due: bool,
+    /// When those that were left are looked for, and how often some of them could not be finished.
+    again: Instant,
+    failed: u32,
 }
 
 impl Probed {
     fn new(mount: Mount, finisher: Finisher, now: Instant) -> Self {
-        Self { mount, begun: None, due: now, last: Ok(Duration::ZERO), room: None, finisher, is_due: true }
+        let last = Ok(Duration::ZERO);
+        Self { mount, begun: None, due: now, last, room: None, finisher, is_due: true, again: now, failed: 0 }
     }
 
     fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<()>, io::Result<Room>) + Send + 'static) {
@@ -143,9 +149,25 @@ impl Probed {
         }
         events::storage_gauges(&self.mount, health, threads);
         self.is_due |= matches!(health, Health::Failing | Health::Hung | Health::Full);
-        if health == Health::Healthy && std::mem::take(&mut self.is_due) {
-            self.finisher.begin();
+        if health == Health::Healthy {
+            self.finish(now);
         }
+    }
+
+    /// Has interrupted recordings finished, where there are any.
+    fn finish(&mut self, now: Instant) {
+        let is_time = now >= self.again;
+        // Those that cannot be finished wait, however often the archive becomes well.
+        let is_due = if self.finisher.is_left() { is_time } else { self.is_due };
+        let begun = match (is_due, is_time) {
+            (true, _) => self.finisher.begin(),
+            (false, true) => self.finisher.begin_left(),
+            (false, false) => return,
+        };
+        self.failed = if self.finisher.is_left() { self.failed.saturating_add(1) } else { 0 };
+        let wait = FINISH_AGAIN.saturating_mul(2_u32.saturating_pow(self.failed));
+        self.again = now + wait.min(LONGEST_WAIT);
+        self.is_due &= !(is_due && begun);
     }
 
     fn answered(&mut self, begun: Instant, answer: io::Result<()>, room: io::Result<Room>, now: Instant) {
@@ -162,8 +184,9 @@ impl Probed {
             && let Some(before) = self.room.replace(room).filter(|before| before.device != room.device)
         {
             events::storage_replaced(&self.mount, before, room);
-            // What was begun there may have been interrupted when it went.
-            self.is_due = true;
+            self.mount.disk.replaced();
+            // What was begun there may have been interrupted when it went, and a pass over it may hang for ever.
+            (self.is_due, self.failed, self.finisher) = (true, 0, self.finisher.afresh());
         }
         let answered = answer.and(room.map(drop));
         self.last = answered.map(|()| now.saturating_duration_since(begun)).map_err(|_| ());

@@ -1,12 +1,12 @@
 //! Undead processes: killed, but for threads that wait for storage in a way no signal ends. Such a process has no end until
 //! storage answers, and does nothing any more; but it keeps its connections and its locks.
 
-use rustix::fs::{major, minor};
-use rustix::io::Errno;
-use rustix::net::{Shutdown, getpeername, shutdown};
+use rustix::net::sockopt::socket_domain;
+use rustix::net::{AddressFamily, Shutdown, getpeername, shutdown};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -59,12 +59,10 @@ pub fn hang_up(pid: u32) -> io::Result<usize> {
             if !is_socket {
                 continue;
             }
-            let socket = pidfd_getfd(&handle, descriptor, PidfdGetfdFlags::empty())?;
-            // Those that listen are the parent's, and have no peer.
-            match getpeername(&socket).and_then(|_| shutdown(&socket, Shutdown::Both)) {
-                Ok(()) => hung_up += 1,
-                Err(Errno::NOTCONN) => {}
-                Err(error) => return Err(error.into()),
+            // One that cannot be had keeps nobody from hanging up for the others.
+            let Ok(socket) = pidfd_getfd(&handle, descriptor, PidfdGetfdFlags::empty()) else { continue };
+            if is_connection(&socket) && shutdown(&socket, Shutdown::Both).is_ok() {
+                hung_up += 1;
             }
         }
         // All threads of a process have the same.
@@ -73,22 +71,31 @@ pub fn hang_up(pid: u32) -> io::Result<usize> {
     Ok(hung_up)
 }
 
+/// Whether this is a connection of its own. Its log and its heart are the parent's, too, and those that listen have no peer.
+fn is_connection(socket: &OwnedFd) -> bool {
+    let is_inet = matches!(socket_domain(socket), Ok(AddressFamily::INET | AddressFamily::INET6));
+    is_inet && getpeername(socket).is_ok()
+}
+
 /// Whether an undead process holds the lock on a file.
 pub fn holds(file: &File) -> bool {
     let Ok(metadata) = file.metadata() else { return false };
-    let (device, inode) = (metadata.dev(), metadata.ino());
-    let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    // The device is another one than stat(2) tells on some file systems (subvolumes of btrfs).
+    let inode = format!(":{}", metadata.ino());
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
     locks.lines().any(|line| {
         // "1: FLOCK  ADVISORY  WRITE 4755 fe:00:1004 0 EOF" (proc_locks(5)).
         let fields: Vec<_> = line.split_whitespace().collect();
-        matches!(fields[..], [_, "FLOCK", _, _, pid, at, ..] if at == place && pid.parse().is_ok_and(is_zombie))
+        matches!(fields[..], [_, "FLOCK", _, _, pid, at, ..] if at.ends_with(&inode) && pid.parse().is_ok_and(is_zombie))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
     use std::process::Command;
 
     #[test]
@@ -99,6 +106,25 @@ mod tests {
         }
         assert!(!is_zombie(std::process::id()));
         child.wait().expect("waited for");
+    }
+
+    #[test]
+    fn connections_are_hung_up_and_what_the_log_goes_to_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut encoder = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (accepted, _) = listener.accept().expect("accepted");
+        let (log, mut reader) = UnixStream::pair().expect("a pair");
+        let mut shared = log.try_clone().expect("another descriptor");
+        let mut command = Command::new("sleep");
+        let mut child = command.arg("60").stdin(OwnedFd::from(accepted)).stderr(OwnedFd::from(log)).spawn();
+        let child = child.as_mut().expect("started");
+        drop(command);
+        let hung_up = hang_up(child.id());
+        let heard = encoder.read(&mut [0]);
+        let told = shared.write_all(b"x").and_then(|()| reader.read_exact(&mut [0]));
+        child.kill().and_then(|()| child.wait()).expect("ended");
+        assert_eq!((hung_up.expect("its own child"), heard.expect("its end")), (1, 0));
+        told.expect("the log goes on");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Written before each swap of a window. The only file the live path touches.
 
-use crate::live::{LiveStream, Session};
+use crate::live::{LiveStream, Publisher, Session, StreamSettings};
 use crate::name::StreamName;
 use crate::numbers::Numbers;
 use crate::recording::RecordingId;
@@ -18,6 +18,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Version of the record's format; another one is not read.
 const FORMAT: u32 = 1;
@@ -123,6 +124,19 @@ impl Record {
     /// The recording of its session.
     pub fn id(&self) -> RecordingId {
         RecordingId { stream: self.stream.clone(), session: self.session.clone() }
+    }
+
+    /// Its stream as viewers saw it, with what `read` gives back of its files. One that had ended is shown for as long as
+    /// any ended session, and then forgotten.
+    pub fn restore(&self, read: &mut dyn FnMut(&str) -> Option<Bytes>, settings: &StreamSettings) -> Arc<LiveStream> {
+        let (snapshot, settings) = (self.adopt(read), settings.of(&self.stream));
+        let stream = LiveStream::new(self.stream.clone(), settings, self.session(), snapshot, self.epoch);
+        let waiting = Publisher::Grace { until: Instant::now() + settings.grace };
+        stream.set_publisher(if self.ended { Publisher::Ended } else { waiting });
+        if self.recorded {
+            stream.spool.finish();
+        }
+        stream
     }
 
     /// The session to go on with.
@@ -234,6 +248,22 @@ impl Records {
     /// All whole records that were left aside.
     pub fn left(&self) -> io::Result<Vec<Record>> {
         self.every(true)
+    }
+
+    /// The sessions whose records were left aside, by the names of the files.
+    pub fn left_sessions(&self) -> io::Result<Vec<RecordingId>> {
+        let mut sessions = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let id = name.strip_suffix(".json").filter(|name| name.matches('+').count() == 2);
+            sessions.extend(id.and_then(|id| id.replace('+', "/").parse().ok()));
+        }
+        Ok(sessions)
+    }
+
+    /// The record that was left aside of a session.
+    pub fn read_left(&self, id: &RecordingId) -> Option<Record> {
+        read_record(&self.path_aside(id)).filter(|record| record.id() == *id)
     }
 
     /// The record of one stream, if there is a whole one.

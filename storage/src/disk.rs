@@ -84,6 +84,8 @@ struct Worker {
 struct Busyness {
     since: Option<Instant>,
     lost: bool,
+    /// What it waits for may be mounted there no more.
+    elsewhere: bool,
 }
 
 impl Disk {
@@ -144,26 +146,38 @@ impl Disk {
         scrubbed.files <= MAX_SCRUBBED
     }
 
+    /// Something else is mounted there: threads that hang on what was there before tell nothing of it. They still count
+    /// among those that are lost.
+    pub fn replaced(&self) {
+        let syncs = self.syncs.iter().flat_map(|syncs| locked(&syncs.workers).clone());
+        for worker in locked(&self.workers).iter().cloned().chain(syncs) {
+            let mut busy = locked(&worker.busy);
+            busy.elsewhere = busy.since.is_some();
+        }
+    }
+
     /// Looks at the threads; replaces those that hang. Called every second by the storage probe.
     pub fn check(&self, now: Instant) -> DiskState {
         let mut state = DiskState::default();
         let is_open = self.breaker.check(now);
-        let missing = {
+        let (missing, lost) = {
             let mut workers = locked(&self.workers);
             workers.retain(|worker| Arc::strong_count(worker) > 1);
+            let mut lost = 0;
             for worker in workers.iter() {
                 let mut busy = locked(&worker.busy);
                 let inside = busy.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-                state.longest = state.longest.max(inside);
-                if inside > HUNG_AFTER {
-                    state.hung += 1;
-                    busy.lost = true;
+                busy.lost |= inside > HUNG_AFTER;
+                lost += usize::from(busy.lost);
+                if !busy.elsewhere {
+                    state.longest = state.longest.max(inside);
+                    state.hung += usize::from(busy.lost);
                 }
             }
-            (THREADS + state.hung).saturating_sub(workers.len())
+            ((THREADS + lost).saturating_sub(workers.len()), lost)
         };
         // While the breaker is open, new threads would only take what waits in the queue, and hang with it.
-        let startable = if is_open { 0 } else { missing.min((THREADS + MAX_LOST).saturating_sub(state.hung)) };
+        let startable = if is_open { 0 } else { missing.min((THREADS + MAX_LOST).saturating_sub(lost)) };
         for _ in 0..startable {
             if self.start_worker().is_err() {
                 break;
@@ -196,7 +210,7 @@ fn work(worker: &Worker, queue: &Receiver<Job>, archive: &dyn Archive) {
 /// Notes what the thread does; whether it was given up.
 fn set_busy(worker: &Worker, since: Option<Instant>) -> bool {
     let mut busy = locked(&worker.busy);
-    busy.since = since;
+    (busy.since, busy.elsewhere) = (since, false);
     busy.lost
 }
 

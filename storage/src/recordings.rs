@@ -195,16 +195,17 @@ impl Recordings {
         write(DIGESTS, SessionRecord::digests(&all))?;
         write(MEDIA_PLAYLIST, record.playlist(&all).into_bytes())?;
         write(MULTIVARIANT_PLAYLIST, record.multivariant.clone().into_bytes())?;
-        write(SESSION, record.to_json())
+        // Its movie may have been made meanwhile.
+        write(SESSION, self.with_earlier(record)?.to_json())
     }
 
     /// Finishes recordings of sessions that ended without it: the process ended, or storage was away. Looks at some after
-    /// `after`; after which to go on, if there are more. `finished` is told of each.
+    /// `after`; after which to go on, if there are more. `tried` is told of each.
     pub fn finish_interrupted(
         &self,
         mut after: Option<RecordingId>,
         is_live: impl Fn(&RecordingId) -> bool,
-        finished: impl Fn(&RecordingId),
+        mut tried: impl FnMut(&RecordingId, io::Result<()>),
     ) -> io::Result<Option<RecordingId>> {
         let begun = Instant::now();
         while begun.elapsed() < LOOKED_FOR {
@@ -213,8 +214,8 @@ impl Recordings {
             for record in page.into_iter().filter(|record| record.ended_at_ms.is_none() && !is_live(&record.id)) {
                 // Its recorder may have finished it since it was read. One that cannot be finished keeps nobody else from it.
                 let still = self.read(&record.id).ok().flatten().filter(|record| record.ended_at_ms.is_none());
-                if still.is_some_and(|record| self.finish(record, "interrupted").is_ok()) {
-                    finished(&record.id);
+                if let Some(still) = still {
+                    tried(&record.id, self.finish(still, "interrupted"));
                 }
             }
             if after.is_none() {
@@ -237,7 +238,7 @@ impl Recordings {
             return Err(ErrorKind::NotADirectory.into());
         }
         let root = self.root.join(DIRECTORY);
-        for app in names(&root)? {
+        for app in apps(&root)? {
             if after.is_some_and(|after| *app < *after.stream.app()) {
                 continue;
             }
@@ -372,6 +373,13 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
     }
     names.sort_unstable();
     Ok(names)
+}
+
+/// Applications in a directory of recordings. What else lies there, as `lost+found` may, is not ours to look into.
+fn apps(root: &Path) -> io::Result<Vec<String>> {
+    let mut apps = names(root)?;
+    apps.retain(|app| StreamName::new(app, "a").is_ok());
+    Ok(apps)
 }
 
 fn is_absent(error: &io::Error) -> bool {

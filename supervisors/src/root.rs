@@ -4,9 +4,10 @@ use crate::children::{Children, Learned, Respawn};
 use crate::spec::{ChildSpec, Restart};
 use crate::strategy::Intensity;
 use crate::stream::GaveUp;
-use crate::streams::{self, Streams};
+use crate::streams::{self, Streams, Unfinished};
 use crate::tree::{BEAT, Environment, Strike};
 use crate::watchdog::{Pulse, Watchdog};
+use actors::interrupted::Left;
 use actors::retention::{self, Retention};
 use actors::rtmp_listener::{self, RtmpListener};
 use actors::steps::until_step;
@@ -16,6 +17,7 @@ use actors::{Ask, Authorizer, Denial, Place, Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::sync::Arc;
 use std::time::Duration;
+use storage::LiveStream;
 use tokio::net::TcpListener;
 
 /// More than this and the process is ended for its parent to start anew.
@@ -37,6 +39,8 @@ pub enum Msg {
     Stuck(Stuck),
     /// The process is being stopped: encoders are to leave, and no others are accepted.
     Drain,
+    /// What was left of an ended session is to be recorded now.
+    Returned(Arc<LiveStream>),
     /// No encoder is accepted any more: those that are there may leave.
     Closed,
     /// Time to show that it runs.
@@ -104,6 +108,7 @@ impl Actor for Root {
             Msg::Strike(blow) => state.strike(blow),
             Msg::Stuck(stuck) => state.stuck(stuck)?,
             Msg::Drain => state.drain(&myself),
+            Msg::Returned(stream) => state.tell_streams(streams::Msg::Finish(Unfinished::new(&stream))),
             Msg::Closed => state.tell_streams(streams::Msg::Drain),
             Msg::Beat => drop(myself.send_after(until_step(BEAT), || Msg::Beat)),
         }
@@ -134,13 +139,16 @@ pub struct State {
 /// The children of the root, written once. `streams` first: sessions ask it.
 fn specs(args: Args, myself: &ActorRef<Msg>) -> Vec<ChildSpec> {
     let Args { environment, rtmp, authorizer, max_bitrate, pulse } = args;
-    let vitals = environment.vitals.clone();
-    let probe = storage_probe::Args {
-        mounts: environment.mounts.clone(),
+    let (vitals, again) = (environment.vitals.clone(), myself.clone());
+    // A message that gets lost while `streams` is started is in the registry.
+    let returned = Arc::new(move |stream| drop(again.send_message(Msg::Returned(stream))));
+    let left = Left {
         registry: environment.registry.clone(),
         records: environment.records.clone(),
-        vitals: vitals.clone(),
+        settings: environment.settings.clone(),
+        returned,
     };
+    let probe = storage_probe::Args { mounts: environment.mounts.clone(), left, vitals: vitals.clone() };
     let retention =
         retention::Args { mounts: environment.mounts.clone(), limits: environment.retention, vitals: vitals.clone() };
     let listener = rtmp_listener::Args { listener: rtmp, authorizer, door: myself.get_derived(), max_bitrate, vitals };

@@ -91,10 +91,11 @@ impl Actor for Streams {
         }
         for stream in state.environment.registry.all_finishing() {
             let shown = state.environment.registry.get(&stream.name.to_string());
+            // One that is shown has a tree again, which sees to its recording.
             if shown.is_none_or(|shown| !Arc::ptr_eq(&shown, &stream)) {
                 state.leave(&stream);
+                state.finish_recording(&myself, Unfinished::new(&stream)).await;
             }
-            state.finish_recording(&myself, Unfinished::new(&stream)).await;
         }
         Ok(())
     }
@@ -166,14 +167,15 @@ impl State {
         }
         if self.trees.get(&ask.stream).is_none_or(|tree| is_over(&tree.stream)) {
             let stream = self.open(&ask.stream);
-            let before = self.environment.registry.get(&ask.stream.to_string());
-            if self.environment.registry.insert(stream.clone()).is_err() {
+            let registry = &self.environment.registry;
+            let before = registry.get(&ask.stream.to_string()).filter(|before| is_unfinished(before));
+            // Before it loses its name: whoever finishes what nobody records is to leave it alone.
+            before.iter().for_each(|before| registry.finish_later(before));
+            if registry.insert(stream.clone()).is_err() {
                 return ask.answer(Err(Denial::TooManyStreams));
             }
             // The new session's record takes the place of its own.
-            if let Some(before) = before.filter(|before| is_unfinished(before)) {
-                self.leave(&before);
-            }
+            before.iter().for_each(|before| self.leave(before));
             self.close(myself, &ask.stream).await;
             self.build(myself, stream).await;
         }
@@ -320,20 +322,22 @@ impl State {
     }
 
     /// A session whose tree is gone, and whose recording is not complete, has a recorder of its own for the rest.
-    async fn finish_recording(&mut self, myself: &ActorRef<Msg>, unfinished: Unfinished) {
-        let Unfinished { stream, failed, until } = &unfinished;
+    async fn finish_recording(&mut self, myself: &ActorRef<Msg>, mut unfinished: Unfinished) {
+        let Unfinished { stream, failed, until, is_accepted } = &mut unfinished;
         if !is_unfinished(stream) {
             return self.note_recorded(stream);
         }
         let registry = &self.environment.registry;
         let (is_full, now) = (self.recorders.len() == MAX_RECORDERS, Instant::now());
-        if *failed > MAX_FAILED || is_full && (registry.all_finishing().len() >= MAX_FINISHING || now >= *until) {
+        let others = registry.all_finishing().len() - usize::from(registry.is_finishing(&RecordingId::of(stream)));
+        let is_too_many = !*is_accepted && others >= MAX_FINISHING;
+        if *failed > MAX_FAILED || is_full && (is_too_many || now >= *until) {
             return self.give_up(stream);
         }
         registry.finish_later(stream);
+        *is_accepted = true;
         if is_full {
-            drop(myself.send_after(PLACE_AGAIN, || Msg::Finish(unfinished)));
-            return;
+            return drop(myself.send_after(PLACE_AGAIN, || Msg::Finish(unfinished)));
         }
         let Mount { disk, recordings, .. } = self.environment.mounts.of(&stream.name).clone();
         let (vitals, last_until) = (self.environment.vitals.clone(), Some(*until));

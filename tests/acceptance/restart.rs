@@ -129,7 +129,7 @@ fn a_worker_that_is_killed_while_storage_hangs_is_replaced_although_storage_does
     let mut publisher = Publisher::looping(CLIP, &server.publish_url("show"));
     wait_for("segments", Duration::from_secs(30), || (published() >= 3.0).then_some(()));
     let worker = server.worker().expect("a worker");
-    volume.freeze();
+    let frozen = volume.freeze();
     wait_for("it waits for storage", Duration::from_secs(10), || {
         Server::has_uninterruptible_thread(worker).then_some(())
     });
@@ -142,7 +142,7 @@ fn a_worker_that_is_killed_while_storage_hangs_is_replaced_although_storage_does
     let directory = format!("/proc/{}", worker.as_raw_nonzero());
     assert!(std::path::Path::new(&directory).exists(), "storage still hangs");
     let archived = || std::fs::read_to_string(server.archived("show").join("0.m3u8")).ok();
-    volume.thaw();
+    drop(frozen);
     let live = || try_get(&server.url("/live/show/0.m3u8"));
     wait_for("the archive is the window's again", Duration::from_secs(20), || {
         archived().filter(|text| Some(text.as_bytes()) == live().as_deref()).map(drop)

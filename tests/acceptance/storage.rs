@@ -4,9 +4,11 @@ use crate::harness::media::{CLIP, Clip, assert_same_packets};
 use crate::harness::publisher::Publisher;
 use crate::harness::server::Server;
 use crate::harness::viewer::{Viewer, try_get};
+use crate::harness::volume::Volume;
 use crate::harness::{POLL, wait_for};
 use chaos::faultfs::{Effect, Mount, Operation, Rule};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -124,6 +126,34 @@ fn a_file_system_that_hangs_touches_no_viewer_and_the_archive_heals() {
             (server.metric("steadycast_storage_degraded", "") == 0.0).then_some(())
         });
     });
+}
+
+#[test]
+fn a_file_system_that_hangs_for_good_is_replaced_by_another_one_that_is_mounted_in_its_place() {
+    let volume = Volume::mounted();
+    let data = volume.path().join("data");
+    let server = Server::start_on(&data, &["--grace", "1"]);
+    let publisher = Publisher::looping(CLIP, &server.publish_url("show"));
+    let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
+    archived(&server, &data);
+    let frozen = volume.freeze();
+    wait_for("it is told of", 3 * HANGS, || (server.metric("steadycast_storage_state", "hung") > 0.0).then_some(()));
+    volume.replace();
+    // The question that hangs is given up after a minute, and nobody asks the old file system again.
+    wait_for("it is well", Duration::from_secs(90), || {
+        (server.metric("steadycast_storage_state", "healthy") > 0.0).then_some(())
+    });
+    archived(&server, &data);
+    let process = Pid::from_raw(server.pid() as i32).expect("a process");
+    assert!(Server::has_uninterruptible_thread(process), "the old one still hangs");
+    drop(publisher);
+    let recording = viewer.finish();
+    recording.assert_consecutive();
+    assert_eq!(recording.discontinuities(), 0);
+    assert!(recording.longest_wait < MAX_WAIT, "{:?} without a new segment", recording.longest_wait);
+    drop(frozen);
+    server.tell(Signal::TERM);
+    assert!(server.exit().success());
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) struct Syncs {
     requests: Sender<Synced>,
     queue: Receiver<Synced>,
     /// The last is the one at work, the others were given up.
-    workers: Mutex<Vec<Arc<Worker>>>,
+    pub(super) workers: Mutex<Vec<Arc<Worker>>>,
 }
 
 impl Syncs {
@@ -40,19 +40,20 @@ impl Syncs {
 
     /// How many syncs hang; a thread is replaced unless the breaker says that the next one would hang, too.
     pub fn check(&self, now: Instant, is_open: bool) -> usize {
-        let (hung, idle) = {
+        let (mut hung, mut lost) = (0, 0);
+        let idle = {
             let mut workers = locked(&self.workers);
             workers.retain(|worker| Arc::strong_count(worker) > 1);
-            let is_hung = |worker: &&Arc<Worker>| {
+            for worker in workers.iter() {
                 let mut busy = locked(&worker.busy);
                 let inside = busy.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
                 busy.lost |= inside > HUNG_AFTER;
-                busy.lost
-            };
-            let hung = workers.iter().filter(is_hung).count();
-            (hung, workers.len() - hung)
+                lost += usize::from(busy.lost);
+                hung += usize::from(busy.lost && !busy.elsewhere);
+            }
+            workers.len() - lost
         };
-        if idle == 0 && !is_open && hung <= MAX_LOST {
+        if idle == 0 && !is_open && lost <= MAX_LOST {
             // Without a thread it is tried again with the next look.
             let _ = self.start_worker();
         }

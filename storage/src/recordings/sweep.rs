@@ -1,6 +1,6 @@
 //! Sweeping: files of recordings that were removed go in short steps, however many they are.
 
-use super::{DIRECTORY, REMOVED, Recordings, names};
+use super::{DIRECTORY, REMOVED, Recordings, apps, names};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -34,7 +34,7 @@ impl Recordings {
     pub fn sweep(&self) -> io::Result<Swept> {
         let (mut swept, mut tries) = (Swept::default(), MAX_TRIED);
         let root = self.root.join(DIRECTORY);
-        for app in names(&root)? {
+        for app in apps(&root)? {
             for name in names(&root.join(&app))? {
                 let live = self.root.join("live").join(&app).join(&name);
                 for session in names(&root.join(&app).join(&name))? {

@@ -13,11 +13,14 @@ pub struct Unfinished {
     pub(super) failed: u32,
     /// When there is no more to be hoped for.
     pub(super) until: Instant,
+    /// It is among those that have a recorder or wait for one.
+    pub(super) is_accepted: bool,
 }
 
 impl Unfinished {
-    pub(super) fn new(stream: &Arc<LiveStream>) -> Self {
-        Self { stream: stream.clone(), failed: 0, until: Instant::now() + recorder::FINISH_WITHIN }
+    /// Of a session that is over.
+    pub fn new(stream: &Arc<LiveStream>) -> Self {
+        Self { stream: stream.clone(), failed: 0, until: Instant::now() + recorder::FINISH_WITHIN, is_accepted: false }
     }
 }
 

@@ -58,6 +58,14 @@ impl Tree {
         Self { environment, streams, directory }
     }
 
+    /// Another process in its place, which has adopted nothing.
+    pub async fn succeeded(self) -> Self {
+        let Self { environment, streams, directory } = self;
+        streams.stop_and_wait(None, None).await.expect("it ends");
+        let registry = Registry::settling_until(Instant::now());
+        Self::start_in(directory, Environment { registry, ..environment }).await
+    }
+
     /// A session asks for a stream; its answer.
     pub async fn ask(&self, name: &str) -> (ActorRef<session::Msg>, Result<Grant, Denial>) {
         let (session, mut answers) = fake_session().await;

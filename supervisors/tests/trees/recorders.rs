@@ -1,6 +1,7 @@
 //! Recorders that outlive their streams.
 
 use crate::harness::{Tree, wait_for};
+use actors::interrupted::{Finisher, Left};
 use actors::vitals::Stuck;
 use actors::{Place, recorder};
 use ractor::ActorCell;
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use storage::LiveStream;
 use storage::recording::{RecordedSegment, RecordingId, SessionRecord, entries, lines};
-use supervisors::streams;
+use supervisors::streams::{self, Unfinished};
+use supervisors::tree::Environment;
 
 /// The recorder that is no child of a stream's tree.
 fn last(tree: &Tree) -> Option<ActorCell> {
@@ -113,6 +115,39 @@ async fn a_session_that_ends_while_its_mount_is_away_is_finished_where_it_was_re
     let spares = || fs::read_dir(&live).into_iter().flatten().flatten().filter(|file| is_aside(&file.path())).count();
     wait_for("its last playlist is archived", || ended().then_some(())).await;
     wait_for("nothing is kept for another", || (spares() == 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_that_was_given_up_tells_what_it_lacks_when_its_archive_is_well() {
+    let (tree, stream, recordings) = ended_and_unrecorded().await;
+    let listed = stream.window.snapshot().listed.clone();
+    let live = tree.directory.path().join("live/live/show");
+    let archived = || fs::read_to_string(live.join("0.m3u8")).is_ok_and(|text| text.contains("ENDLIST"));
+    wait_for("its window is archived", || archived().then_some(())).await;
+    tree.supervisors().iter().for_each(|supervisor| supervisor.stop(None));
+    tree.streams.send_message(streams::Msg::Retire(stream.clone())).expect("alive");
+    let remembered = |tree: &Tree| tree.environment.records.left_sessions().expect("read");
+    wait_for("it is remembered", || (remembered(&tree).len() == 1).then_some(())).await;
+    let tree = tree.succeeded().await;
+    fs::remove_file(live.join(&listed[1].file.name)).expect("removed");
+    fs::remove_file(&recordings).expect("removed");
+    let Environment { registry, records, settings, mounts, .. } = tree.environment.clone();
+    let streams = tree.streams.clone();
+    let returned = Arc::new(move |stream| {
+        streams.send_message(streams::Msg::Finish(Unfinished::new(&stream))).expect("alive");
+    });
+    let finisher =
+        Finisher::new(mounts.of(&stream.name).clone(), mounts.clone(), Left { registry, records, settings, returned });
+    assert!(finisher.begin());
+    let session = recordings.join("live/show").join(&stream.session.id);
+    let record = wait_for("it is finished", || {
+        let record = fs::read(session.join("session.json")).ok().and_then(|text| SessionRecord::parse(&text));
+        record.filter(|record| record.ended_at_ms.is_some())
+    })
+    .await;
+    assert_eq!((record.segments, record.gaps), (listed.len() as u64 - 1, 1));
+    wait_for("it is forgotten", || remembered(&tree).is_empty().then_some(())).await;
+    assert!(!finisher.is_left() && !finisher.begin_left());
 }
 
 fn is_aside(file: &Path) -> bool {

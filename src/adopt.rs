@@ -40,6 +40,8 @@ pub fn adopt(
         used = used.or_higher(forgotten.numbers_after());
         remembered.forget(&forgotten.id());
     }
+    // Of those that were recorded something is remembered for the time when their mount is back.
+    left.retain(|record| !record.recorded);
     // All are asked for before any is waited for: the disk's threads share the work and the deadline.
     let ask = |record: Record| (read_files(&record, mounts), record);
     let (records, left): (Vec<_>, Vec<_>) =

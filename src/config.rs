@@ -11,7 +11,7 @@ use media::packager::{MAX_TARGET_DURATION, MIN_TARGET_DURATION, Settings};
 use media::slate::{Clip, ClipError, MAX_CLIP_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use storage::StreamName;
@@ -223,7 +223,7 @@ impl Config {
             note(problems, (*field).to_owned(), mistake.unwrap_or(Ok(())));
         }
         let directories: Vec<_> = self.directories().chain([("runtime-dir", &*self.runtime_dir)]).collect();
-        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let absolute = |path: &Path| without_dots(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
         let directories: Vec<_> = directories.into_iter().map(|(field, path)| (field, absolute(path))).collect();
         for (n, (field, directory)) in directories.iter().enumerate() {
             // Records may lie beside what an archive holds.
@@ -321,6 +321,19 @@ impl Config {
     }
 }
 
+/// A path without `.` and `..`, as it is written: storage is not asked, it may hang.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
 /// Reads the file, applies the overrides, reports every mistake of both.
 pub fn load(file: Option<&Path>, overrides: &[(&'static str, String)]) -> Result<Config, Vec<Problem>> {
     let (mut config, mut problems) = (Config::default(), Vec::new());
@@ -410,6 +423,7 @@ mod tests {
         let text = "data = '/tmp/a'\n[archives]\nvod = '/tmp/a'\n'../up' = '/tmp/b'\nlive = 7\n";
         let twice = [("archive", "news=/tmp/b"), ("archive", "news=/tmp/c")];
         assert_eq!(load_text("", &twice).expect_err("which?").len(), 1);
+        assert_eq!(load_text("data = '/tmp/a'", &[("archive", "q=/tmp/b/../a/.")]).expect_err("the same").len(), 1);
         assert_eq!(load_text(text, &[("archive", "/tmp/c")]).expect_err("mistakes").len(), 4);
     }
 

@@ -5,7 +5,7 @@ use crate::events;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use storage::continuity::Records;
+use storage::continuity::{Record, Records};
 use storage::live::StreamSettings;
 use storage::recording::RecordingId;
 use storage::{Archive, LiveStream, Mount, Mounts, Registry};
@@ -81,13 +81,44 @@ impl Finisher {
     /// Has recorders go on with those of which something is remembered.
     fn give_back(&self, archive: &dyn Archive) {
         for id in self.remembered() {
-            let Some(record) = self.left.records.read_left(&id) else { continue };
-            let mut read =
-                |name: &str| archive.read(&id.stream, name).or_else(|_| archive.read_aside(&id.stream, name)).ok();
-            let stream = record.restore(&mut read, &self.left.settings);
-            self.left.registry.finish_later(&stream);
-            (self.left.returned)(stream);
+            if let Some(record) = self.left.records.read_left(&id).filter(|record| !record.recorded) {
+                self.restore(record, archive);
+            }
         }
+    }
+
+    /// A recorder goes on with a session, with what is in memory of it.
+    fn restore(&self, record: Record, archive: &dyn Archive) {
+        let mut read =
+            |name: &str| archive.read(&record.stream, name).or_else(|_| archive.read_aside(&record.stream, name)).ok();
+        self.record(record.restore(&mut read, &self.left.settings));
+    }
+
+    fn record(&self, stream: Arc<LiveStream>) {
+        self.left.registry.finish_later(&stream);
+        (self.left.returned)(stream);
+    }
+
+    /// Whether somebody records a session, or will: one that was recorded lacks something where it is found now, as a mount
+    /// that was away at its end does.
+    fn is_recorded(&self, id: &RecordingId, archive: &dyn Archive) -> bool {
+        let Left { registry, records, .. } = &self.left;
+        if registry.is_recording(id) {
+            return true;
+        }
+        let shown = registry.get(&id.stream.to_string()).filter(|shown| shown.session.id == id.session);
+        match (shown, records.read_left(id)) {
+            (Some(shown), _) => {
+                shown.spool.reopen();
+                self.record(shown);
+            }
+            (None, Some(mut record)) => {
+                record.recorded = false;
+                self.restore(record, archive);
+            }
+            (None, None) => return false,
+        }
+        true
     }
 }
 
@@ -115,15 +146,15 @@ impl Pass {
     /// Some of the others, and then the next.
     fn go_on(self, after: Option<RecordingId>) {
         let disk = self.finisher.mount.disk.clone();
-        let work = move |_: &dyn Archive| self.some(after);
+        let work = move |archive: &dyn Archive| self.some(after, archive);
         // As above.
         let _ = disk.submit(work);
     }
 
-    fn some(mut self, after: Option<RecordingId>) {
-        let Finisher { mount, left, .. } = self.finisher.clone();
-        let remembered = left.records.left_sessions().unwrap_or_default();
-        let is_live = |id: &RecordingId| left.registry.is_recording(id) || remembered.contains(id);
+    fn some(mut self, after: Option<RecordingId>, archive: &dyn Archive) {
+        let finisher = self.finisher.clone();
+        let Finisher { mount, left, .. } = &finisher;
+        let is_live = |id: &RecordingId| finisher.is_recorded(id, archive);
         let tried = |id: &RecordingId, finished: io::Result<()>| match finished {
             Ok(()) => {
                 left.records.forget(id);

@@ -145,7 +145,7 @@ impl Archive for LocalDirectory {
     }
 
     fn commit(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()> {
-        fs::rename(self.aside(stream, name, aside), self.live_directory(stream).join(name))
+        write::rename(&self.aside(stream, name, aside), &self.live_directory(stream).join(name))
     }
 
     fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Content) -> io::Result<()> {
@@ -175,7 +175,7 @@ impl Archive for LocalDirectory {
                 Err(error) => return Err(error.into()),
             }
         }
-        fs::rename(from, to)?;
+        write::rename(&from, &to)?;
         if refused {
             self.cannot_exchange.store(true, Ordering::Relaxed);
         }
@@ -183,11 +183,11 @@ impl Archive for LocalDirectory {
     }
 
     fn discard(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()> {
-        fs::remove_file(self.aside(stream, name, aside))
+        remove(&self.aside(stream, name, aside))
     }
 
     fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.live_directory(stream).join(name)) {
+        match remove(&self.live_directory(stream).join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
         }
@@ -268,6 +268,14 @@ impl Archive for LocalDirectory {
 
     fn room(&self) -> io::Result<Room> {
         Room::of(&self.root)
+    }
+}
+
+/// Removes a file. A directory of its name is somebody else's, and in nobody's way.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(()),
+        removed => removed,
     }
 }
 
@@ -422,5 +430,30 @@ mod tests {
         let room = archive.room().expect("answers");
         assert!(room.size > room.free && room.free > 0, "{room:?}");
         assert!(LocalDirectory::at(Path::new("/nowhere")).room().is_err());
+    }
+
+    #[test]
+    fn a_directory_that_has_the_name_of_a_file_is_in_nobodys_way() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (archive, stream) =
+            (LocalDirectory::at(directory.path()), StreamName::new("live", "show").expect("valid name"));
+        let place = archive.live_directory(&stream);
+        for name in ["0-1.m4s", "0.m3u8", "0.m3u8.9.tmp"] {
+            fs::create_dir_all(place.join(name)).expect("made");
+            fs::write(place.join(name).join("notes"), "somebody's").expect("written");
+        }
+        let bytes = Bytes::from_static(b"media");
+        let aside = archive.write_aside(&stream, "0-1.m4s", &bytes.clone().into()).expect("written");
+        archive.commit(&stream, "0-1.m4s", aside).expect("committed");
+        assert_eq!(archive.read(&stream, "0-1.m4s").expect("a file"), bytes);
+        let aside = archive.write_aside(&stream, "0.m3u8", &bytes.clone().into()).expect("written");
+        let replaced = archive.exchange(&stream, "0.m3u8", aside).expect("exchanged");
+        assert_eq!(archive.read(&stream, "0.m3u8").expect("a file"), bytes);
+        if let Some(replaced) = replaced {
+            archive.discard(&stream, "0.m3u8", replaced).expect("left alone");
+        }
+        archive.remove(&stream, "0.m3u8.9.tmp").expect("left alone");
+        let notes = fs::read_dir(&place).expect("listed").flatten().filter(|found| found.path().join("notes").exists());
+        assert_eq!(notes.count(), 3, "nothing of somebody else's is gone");
     }
 }

@@ -211,13 +211,16 @@ impl Records {
 
     /// Replaces a stream's record in one step.
     pub fn write(&self, record: &Record) -> io::Result<()> {
-        let path = self.path(&record.stream);
+        self.replace(&self.path(&record.stream), record)
+    }
+
+    fn replace(&self, path: &Path, record: &Record) -> io::Result<()> {
         let aside = path.with_extension("tmp");
         let text = serde_json::to_vec(record).map_err(io::Error::other)?;
-        let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path));
+        let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, path));
         if written.is_err() {
             // A record that is behind would reuse names; without one the clock's media sequence numbers are ahead.
-            let _ = fs::remove_file(&path);
+            let _ = fs::remove_file(path);
         }
         written
     }
@@ -234,6 +237,11 @@ impl Records {
             // One that stays in place is overwritten some time: then what its recording lacks is not told.
             let _ = fs::rename(self.path(&id.stream), self.path_aside(id));
         }
+    }
+
+    /// Leaves what is remembered of a session aside, as it is now.
+    pub fn write_left(&self, record: &Record) -> io::Result<()> {
+        self.replace(&self.path_aside(&record.id()), record)
     }
 
     /// Forgets a session, wherever its record is; that of another one of this name stays.

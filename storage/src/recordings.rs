@@ -12,7 +12,7 @@ use crate::name::StreamName;
 use crate::recording::{RecordedFile, RecordedSegment, RecordingId, SessionRecord, entries, whole};
 use crate::signs::Signs;
 use crate::snapshot::{DIGESTS, File, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
-use crate::write::Direct;
+use crate::write::{Direct, rename};
 use bytes::Bytes;
 use index::{ENTRIES, append_lines};
 pub use index::{End, Opened, index_changed};
@@ -170,7 +170,7 @@ impl Recordings {
             return Ok(());
         }
         let directory = self.directory(&record.id);
-        fs::create_dir_all(&directory)?;
+        self.signs.wait("mkdir", || fs::create_dir_all(&directory))?;
         let record = self.with_earlier(record.clone())?;
         self.write_durably(&directory.join(SESSION), record.to_json())
     }
@@ -326,7 +326,7 @@ impl Recordings {
 
     fn index_length(&self, id: &RecordingId, hour: &str) -> io::Result<Option<u64>> {
         match fs::metadata(self.directory(id).join(hour).join(ENTRIES)) {
-            Ok(there) => Ok(Some(there.len())),
+            Ok(there) => Ok(Some(there.len()).filter(|_| there.is_file())),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -340,7 +340,7 @@ impl Recordings {
             let mut file = fs::File::create(&aside)?;
             file.write_all(&bytes)?;
             file.sync_data()?;
-            fs::rename(&aside, path)
+            rename(Path::new(&aside), path)
         };
         self.signs.wait("write", write).inspect_err(|_| {
             // Half a file is of no use, and on a full disk its room is.
@@ -352,7 +352,7 @@ impl Recordings {
     fn write(&self, path: &Path, content: &Content) -> io::Result<()> {
         let mut aside = path.as_os_str().to_owned();
         aside.push(format!(".{}{ASIDE}", self.asides.fetch_add(1, Ordering::Relaxed)));
-        let write = || self.direct.create(Path::new(&aside), content).and_then(|()| fs::rename(&aside, path));
+        let write = || self.direct.create(Path::new(&aside), content).and_then(|()| rename(Path::new(&aside), path));
         self.signs.wait("write", write).inspect_err(|_| {
             // Half a file is of no use, and on a full disk its room is.
             let _ = fs::remove_file(&aside);
@@ -382,8 +382,9 @@ fn apps(root: &Path) -> io::Result<Vec<String>> {
     Ok(apps)
 }
 
+/// Something else may be in its place.
 fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
 }
 
 #[cfg(test)]

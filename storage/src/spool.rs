@@ -66,6 +66,8 @@ struct State {
     most: u64,
     held: u64,
     lacks_since: Option<Instant>,
+    /// The index was seen to have lost some.
+    was_lost: bool,
     /// The initialization section in use.
     map: Option<RecordedFile>,
     waiting: VecDeque<Waiting>,
@@ -116,6 +118,7 @@ impl Spool {
         let from = last.map_or(state.first, |last| last.sequence + 1);
         let lost = state.recorded.saturating_sub(from);
         state.recorded = from;
+        state.was_lost |= lost > 0;
         state.adopt(last);
         state.relist(from, snapshot);
         lost
@@ -139,6 +142,17 @@ impl Spool {
     /// Whether the recording is complete.
     pub fn is_finished(&self) -> bool {
         self.lock().finished
+    }
+
+    /// It is not: there is another place where some of it is missing.
+    pub fn reopen(&self) {
+        self.lock().finished = false;
+    }
+
+    /// Whether the recording has been lost, in whole or in part, and made again of what was in memory: its mount may have
+    /// been away, and come back with what is missing, and without what was made.
+    pub fn was_lost(&self) -> bool {
+        self.lock().was_lost
     }
 
     /// Whether this segment is recorded, and more of the recording is to come: nobody may have removed it.

@@ -7,17 +7,21 @@
 use memory::{ALIGNMENT, Content};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Smaller files are written the ordinary way: what a copy costs is less than waiting for a device.
 const MIN_DIRECT: usize = 64 << 10;
 /// Direct writes end at a multiple of this, bytes: a block of usual file systems. What comes after then lies in a
 /// page of its own, which need not be read first.
 const FILE_BLOCK: usize = 4096;
+
+/// Suffix of directories that had the name of a file.
+const IN_THE_WAY: &str = ".directory";
 
 /// Whether the page cache may be passed by: not once a file system has refused it.
 #[derive(Debug, Default)]
@@ -105,6 +109,25 @@ fn write_slices(mut file: &File, left: &mut &mut [IoSlice<'_>]) -> io::Result<()
         }
     }
     Ok(())
+}
+
+/// Gives a file its name. A directory that has it is moved out of the way: somebody made it, and may want it.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            make_way(to)?;
+            fs::rename(from, to)
+        }
+        renamed => renamed,
+    }
+}
+
+/// Moves a directory out of the way of a file.
+pub fn make_way(path: &Path) -> io::Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let mut away = path.as_os_str().to_owned();
+    away.push(format!(".{now}{IN_THE_WAY}"));
+    fs::rename(path, away)
 }
 
 #[cfg(test)]

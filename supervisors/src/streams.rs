@@ -4,10 +4,9 @@ mod unfinished;
 
 use crate::children::{ending_of, fell};
 use crate::events;
-use crate::strategy::{Decision, Ending, History, Intensity, MAX_BACKOFF, Restart, backoff};
+use crate::strategy::{Decision, Ending, History, Intensity, Restart};
 use crate::stream::{self, StreamSupervisor};
 use crate::tree::{BEAT, Environment, Strike};
-use actors::recorder::{self, Recorder};
 use actors::steps::until_step;
 use actors::vitals::Stuck;
 use actors::{Ask, Denial, Place, Vital, task};
@@ -15,10 +14,10 @@ use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, Supervisio
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
-use storage::continuity::{MAX_LEFT, Record};
+use storage::continuity::Record;
 use storage::live::{Publisher, clock_numbers, wall_ms};
 use storage::recording::RecordingId;
-use storage::{LiveStream, Mount, Session, Snapshot, StreamName};
+use storage::{LiveStream, Session, Snapshot, StreamName};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 pub use unfinished::Unfinished;
@@ -32,16 +31,6 @@ const GIVEN_UP_PAUSE: Duration = Duration::from_secs(5);
 const RETIRE_AFTER: Duration = Duration::from_secs(60);
 /// When a request comes while a tree is rebuilt, it is tried again after this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// Recorders that finish what others could not, at most: each holds its stream's last window and its spool.
-const MAX_RECORDERS: usize = MAX_LEFT;
-/// Sessions that have one or wait for one, at most: each holds as much.
-const MAX_FINISHING: usize = 4 * MAX_RECORDERS;
-/// How soon it is looked for a place again.
-const PLACE_AGAIN: Duration = Duration::from_secs(5);
-/// Recorders that go on for one that failed or hung; beyond that it is left until the archive is well again.
-const MAX_FAILED: u32 = 5;
-/// A recorder's first successor waits as long as if so many had failed: up to 0.6 s, then up to twice as long each time.
-const FAILED_IN_A_ROW: u32 = 5;
 /// How long a dead tree's state may take to be dropped before its successor starts anyway.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -274,80 +263,6 @@ impl State {
         self.finish_recording(myself, Unfinished::new(&stream)).await;
     }
 
-    /// Leaves an ended session to the next process, which tells what its recording lacks.
-    fn leave(&mut self, stream: &LiveStream) {
-        let (Self { environment, left, .. }, id) = (self, RecordingId::of(stream));
-        environment.records.leave(&id);
-        left.retain(|other| *other != id);
-        left.push_back(id);
-        if left.len() > MAX_LEFT
-            && let Some(oldest) = left.pop_front()
-        {
-            environment.records.forget(&oldest);
-        }
-    }
-
-    /// Notes that a recording is complete, while the session is remembered: the next process would record it again. What
-    /// is remembered of one that is not complete stays: the next process finishes it.
-    fn note_recorded(&mut self, stream: &Arc<LiveStream>) {
-        let Environment { registry, records, .. } = &self.environment;
-        if !stream.spool.is_finished() {
-            return;
-        }
-        registry.finish_no_more(stream);
-        match registry.get(&stream.name.to_string()) {
-            Some(remembered) if Arc::ptr_eq(&remembered, stream) => {
-                // Without it the recording is made again, of what the window still holds.
-                let _ = records.write(&Record::of(stream, &stream.window.snapshot()));
-            }
-            _ => {
-                let id = RecordingId::of(stream);
-                records.forget(&id);
-                self.left.retain(|other| *other != id);
-            }
-        }
-    }
-
-    /// Leaves a recording as it is, until its archive is well again or the process starts.
-    fn give_up(&self, stream: &LiveStream) {
-        self.environment.registry.finish_no_more(stream);
-        events::recording_left(&stream.name.to_string());
-    }
-
-    /// Another recorder goes on where one has failed, after a while.
-    fn finish_again(&self, myself: &ActorRef<Msg>, unfinished: Unfinished) {
-        let wait = backoff(FAILED_IN_A_ROW + unfinished.failed, MAX_BACKOFF, fastrand::f64());
-        let again = Unfinished { failed: unfinished.failed + 1, ..unfinished };
-        myself.send_after(wait, || Msg::Finish(again));
-    }
-
-    /// A session whose tree is gone, and whose recording is not complete, has a recorder of its own for the rest.
-    async fn finish_recording(&mut self, myself: &ActorRef<Msg>, mut unfinished: Unfinished) {
-        let Unfinished { stream, failed, until, is_accepted } = &mut unfinished;
-        if !is_unfinished(stream) {
-            return self.note_recorded(stream);
-        }
-        let registry = &self.environment.registry;
-        let (is_full, now) = (self.recorders.len() == MAX_RECORDERS, Instant::now());
-        let others = registry.all_finishing().len() - usize::from(registry.is_finishing(&RecordingId::of(stream)));
-        let is_too_many = !*is_accepted && others >= MAX_FINISHING;
-        if *failed > MAX_FAILED || is_full && (is_too_many || now >= *until) {
-            return self.give_up(stream);
-        }
-        registry.finish_later(stream);
-        *is_accepted = true;
-        if is_full {
-            return drop(myself.send_after(PLACE_AGAIN, || Msg::Finish(unfinished)));
-        }
-        let Mount { disk, recordings, .. } = self.environment.mounts.of(&stream.name).clone();
-        let (vitals, last_until) = (self.environment.vitals.clone(), Some(*until));
-        let args = recorder::Args { stream: stream.clone(), recordings, disk, vitals, last_until };
-        match Recorder::spawn_linked(None, Recorder, args, myself.get_cell()).await {
-            Ok((recorder, _)) => drop(self.recorders.insert(recorder.get_id(), (recorder.get_cell(), unfinished))),
-            Err(_) => self.give_up(stream),
-        }
-    }
-
     /// The window of an ended session goes, and what is remembered of the name with it, but for the numbers: more
     /// discontinuities may have been in it than hours have passed.
     fn retire(&mut self, stream: &Arc<LiveStream>) {
@@ -356,7 +271,7 @@ impl State {
             let used = Record::of(stream, &stream.window.snapshot()).numbers_after();
             self.environment.used = self.environment.used.or_higher(used);
             // By what is remembered the next process tells what is missing in a recording.
-            match is_unfinished(stream) {
+            match is_unfinished(stream) || stream.spool.was_lost() {
                 true => self.leave(stream),
                 false => self.environment.records.forget(&RecordingId::of(stream)),
             }

@@ -138,6 +138,8 @@ fn where_the_newest_wins_a_second_encoder_takes_over_and_how_one_left_decides_ho
     wait_for("the session ends", Duration::from_secs(5), || (!server.logged("session ended").is_empty()).then_some(()));
     let third = Publisher::looping(SHORT, &server.publish_url("other"));
     wait_for("it publishes", Duration::from_secs(5), || (server.logged("\"publishing\"").len() == 3).then_some(()));
+    // A session that has shown nothing is not waited for.
+    wait_for("it is shown", Duration::from_secs(10), || try_get(&server.url("/live/other/0.m3u8")));
     third.kill();
     wait_for("it is lost", Duration::from_secs(5), || (server.logged("\"lost\"").len() == 2).then_some(()));
     assert_eq!(server.logged("session ended").len(), 1);

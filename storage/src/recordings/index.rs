@@ -1,6 +1,7 @@
 //! The index of a recording: for each hour a file of entries, one line each, that is only appended to.
 
 use crate::recording::{RecordedSegment, Totals, entries, lines};
+use crate::write::make_way;
 use std::cmp::Ordering;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -80,7 +81,14 @@ impl End {
 pub fn append_lines(hour: &Path, of_hour: &[RecordedSegment], expected: Option<u64>) -> io::Result<u64> {
     // A gap may be all there is of an hour.
     fs::create_dir_all(hour)?;
-    let mut file = fs::File::options().read(true).append(true).create(true).open(hour.join(ENTRIES))?;
+    let (path, options) = (hour.join(ENTRIES), fs::File::options().read(true).append(true).create(true).clone());
+    let mut file = match options.open(&path) {
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            make_way(&path)?;
+            options.open(&path)?
+        }
+        opened => opened?,
+    };
     let there = file.metadata()?.len();
     if expected.is_some_and(|expected| expected != there) {
         return Err(index_changed());

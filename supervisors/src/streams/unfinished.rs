@@ -1,9 +1,27 @@
 //! Recordings of sessions that are over, as long as storage does not take them.
 
-use actors::recorder;
+use super::{Msg, State};
+use crate::events;
+use crate::strategy::{MAX_BACKOFF, backoff};
+use crate::tree::Environment;
+use actors::recorder::{self, Recorder};
+use ractor::{Actor, ActorRef};
 use std::sync::Arc;
-use storage::LiveStream;
-use tokio::time::Instant;
+use storage::continuity::{MAX_LEFT, Record};
+use storage::recording::RecordingId;
+use storage::{LiveStream, Mount};
+use tokio::time::{Duration, Instant};
+
+/// Recorders that finish what others could not, at most: each holds its stream's last window and its spool.
+const MAX_RECORDERS: usize = MAX_LEFT;
+/// Sessions that have one or wait for one, at most: each holds as much.
+const MAX_FINISHING: usize = 4 * MAX_RECORDERS;
+/// How soon it is looked for a place again.
+const PLACE_AGAIN: Duration = Duration::from_secs(5);
+/// Recorders that go on for one that failed or hung; beyond that it is left until the archive is well again.
+const MAX_FAILED: u32 = 5;
+/// A recorder's first successor waits as long as if so many had failed: up to 0.6 s, then up to twice as long each time.
+const FAILED_IN_A_ROW: u32 = 5;
 
 /// A recording that is not complete although its stream's tree is gone.
 #[derive(Debug)]
@@ -27,4 +45,93 @@ impl Unfinished {
 /// Whether there is something of a session that storage has not taken yet.
 pub(super) fn is_unfinished(stream: &LiveStream) -> bool {
     stream.settings.record && stream.window.snapshot().has_playlist() && !stream.spool.is_finished()
+}
+
+impl State {
+    /// Leaves an ended session to the next process, which tells what its recording lacks.
+    pub(super) fn leave(&mut self, stream: &LiveStream) {
+        let id = RecordingId::of(stream);
+        self.environment.records.leave(&id);
+        self.remember(id);
+    }
+
+    pub(super) fn remember(&mut self, id: RecordingId) {
+        let Self { environment, left, .. } = self;
+        left.retain(|other| *other != id);
+        left.push_back(id);
+        if left.len() > MAX_LEFT
+            && let Some(oldest) = left.pop_front()
+        {
+            environment.records.forget(&oldest);
+        }
+    }
+
+    /// Notes that a recording is complete, while the session is remembered: the next process would record it again. What
+    /// is remembered of one that is not complete stays: the next process finishes it.
+    pub(super) fn note_recorded(&mut self, stream: &Arc<LiveStream>) {
+        let Environment { registry, records, .. } = &self.environment;
+        if !stream.spool.is_finished() {
+            return;
+        }
+        registry.finish_no_more(stream);
+        match registry.get(&stream.name.to_string()) {
+            Some(remembered) if Arc::ptr_eq(&remembered, stream) => {
+                // Without it the recording is made again, of what the window still holds.
+                let _ = records.write(&Record::of(stream, &stream.window.snapshot()));
+            }
+            // Its mount may come back with less.
+            _ if stream.spool.was_lost() => {
+                let _ = records.write_left(&Record::of(stream, &stream.window.snapshot()));
+                self.remember(RecordingId::of(stream));
+            }
+            _ => {
+                let id = RecordingId::of(stream);
+                records.forget(&id);
+                self.left.retain(|other| *other != id);
+            }
+        }
+    }
+
+    /// Leaves a recording as it is, until its archive is well again or the process starts.
+    pub(super) fn give_up(&self, stream: &LiveStream) {
+        self.environment.registry.finish_no_more(stream);
+        events::recording_left(&stream.name.to_string());
+    }
+
+    /// Another recorder goes on where one has failed, after a while.
+    pub(super) fn finish_again(&self, myself: &ActorRef<Msg>, unfinished: Unfinished) {
+        let wait = backoff(FAILED_IN_A_ROW + unfinished.failed, MAX_BACKOFF, fastrand::f64());
+        let again = Unfinished { failed: unfinished.failed + 1, ..unfinished };
+        myself.send_after(wait, || Msg::Finish(again));
+    }
+
+    /// A session whose tree is gone, and whose recording is not complete, has a recorder of its own for the rest.
+    pub(super) async fn finish_recording(&mut self, myself: &ActorRef<Msg>, mut unfinished: Unfinished) {
+        let Unfinished { stream, failed, until, is_accepted } = &mut unfinished;
+        if !is_unfinished(stream) {
+            return self.note_recorded(stream);
+        }
+        if self.trees.get(&stream.name).is_some_and(|tree| Arc::ptr_eq(&tree.stream, stream)) {
+            return;
+        }
+        let registry = &self.environment.registry;
+        let (is_full, now) = (self.recorders.len() == MAX_RECORDERS, Instant::now());
+        let others = registry.all_finishing().len() - usize::from(registry.is_finishing(&RecordingId::of(stream)));
+        let is_too_many = !*is_accepted && others >= MAX_FINISHING;
+        if *failed > MAX_FAILED || is_full && (is_too_many || now >= *until) {
+            return self.give_up(stream);
+        }
+        registry.finish_later(stream);
+        *is_accepted = true;
+        if is_full {
+            return drop(myself.send_after(PLACE_AGAIN, || Msg::Finish(unfinished)));
+        }
+        let Mount { disk, recordings, .. } = self.environment.mounts.of(&stream.name).clone();
+        let (vitals, last_until) = (self.environment.vitals.clone(), Some(*until));
+        let args = recorder::Args { stream: stream.clone(), recordings, disk, vitals, last_until };
+        match Recorder::spawn_linked(None, Recorder, args, myself.get_cell()).await {
+            Ok((recorder, _)) => drop(self.recorders.insert(recorder.get_id(), (recorder.get_cell(), unfinished))),
+            Err(_) => self.give_up(stream),
+        }
+    }
 }

@@ -131,23 +131,73 @@ async fn a_recording_that_was_given_up_tells_what_it_lacks_when_its_archive_is_w
     let tree = tree.succeeded().await;
     fs::remove_file(live.join(&listed[1].file.name)).expect("removed");
     fs::remove_file(&recordings).expect("removed");
+    let finisher = finisher(&tree, &stream);
+    assert!(finisher.begin());
+    let session = recordings.join("live/show").join(&stream.session.id);
+    let record = finished(&session).await;
+    assert_eq!((record.segments, record.gaps), (listed.len() as u64 - 1, 1));
+    wait_for("it is forgotten", || remembered(&tree).is_empty().then_some(())).await;
+    assert!(!finisher.is_left() && !finisher.begin_left());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_recorded_in_the_place_of_a_mount_that_comes_back_after_the_end_is_recorded_there_too() {
+    let tree = Tree::start_recording().await;
+    let mut show = tree.publish("show").await;
+    let stream = tree.stream("show");
+    let (recordings, away) = (tree.directory.path().join("recordings"), tree.directory.path().join("away"));
+    let session = recordings.join("live/show").join(&stream.session.id);
+    show.send(300);
+    wait_for("some of it is recorded", || read_index(&session).pop()).await;
+    fs::rename(&recordings, &away).expect("away");
+    show.send(300);
+    wait_for("the rest is recorded in its place", || read_index(&session).pop()).await;
+    show.session.stop(None);
+    wait_for("the recording is finished", || stream.spool.is_finished().then_some(())).await;
+    let whole = read_index(&session).len();
+    fs::remove_dir_all(&recordings).expect("removed");
+    fs::rename(&away, &recordings).expect("back");
+    assert!(read_index(&session).len() < whole);
+    let finisher = finisher(&tree, &stream);
+    assert!(finisher.begin());
+    assert_eq!(finished(&session).await.segments, whole as u64);
+    // Later nothing is in memory any more: what is missing there is told.
+    fs::remove_dir_all(tree.directory.path().join("live")).expect("removed");
+    tree.supervisors().iter().for_each(|supervisor| supervisor.stop(None));
+    tree.streams.send_message(streams::Msg::Retire(stream.clone())).expect("alive");
+    let registered = || tree.environment.registry.get("live/show");
+    wait_for("the window is gone", || registered().is_none().then_some(())).await;
+    let _other = tree.publish("other").await;
+    let (hour, mut lines) = (stream.spool.map().expect("a map").uri, read_index(&session));
+    let index = session.join(hour.split('/').next().unwrap_or_default()).join("segments.jsonl");
+    lines.pop();
+    fs::write(index, storage::recording::lines(&lines)).expect("written");
+    let mut record = finished(&session).await;
+    record.ended_at_ms = None;
+    fs::write(session.join("session.json"), record.to_json()).expect("written");
+    assert!(finisher.begin());
+    let record = finished(&session).await;
+    assert_eq!((record.segments, record.gaps), (whole as u64 - 1, 1));
+}
+
+/// Finishes what is interrupted in a stream's archive.
+fn finisher(tree: &Tree, stream: &LiveStream) -> Finisher {
     let Environment { registry, records, settings, mounts, .. } = tree.environment.clone();
     let streams = tree.streams.clone();
     let returned = Arc::new(move |stream| {
         streams.send_message(streams::Msg::Finish(Unfinished::new(&stream))).expect("alive");
     });
-    let finisher =
-        Finisher::new(mounts.of(&stream.name).clone(), mounts.clone(), Left { registry, records, settings, returned });
-    assert!(finisher.begin());
-    let session = recordings.join("live/show").join(&stream.session.id);
-    let record = wait_for("it is finished", || {
+    let left = Left { registry, records, settings, returned };
+    Finisher::new(mounts.of(&stream.name).clone(), mounts, left)
+}
+
+/// The record of a session whose recording is finished.
+async fn finished(session: &Path) -> SessionRecord {
+    wait_for("it is finished", || {
         let record = fs::read(session.join("session.json")).ok().and_then(|text| SessionRecord::parse(&text));
         record.filter(|record| record.ended_at_ms.is_some())
     })
-    .await;
-    assert_eq!((record.segments, record.gaps), (listed.len() as u64 - 1, 1));
-    wait_for("it is forgotten", || remembered(&tree).is_empty().then_some(())).await;
-    assert!(!finisher.is_left() && !finisher.begin_left());
+    .await
 }
 
 fn is_aside(file: &Path) -> bool {

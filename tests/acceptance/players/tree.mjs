@@ -6,6 +6,8 @@ import { chromium } from "playwright-core";
 const [url, actor] = process.argv.slice(2);
 // How often the page is looked at.
 const LOOK_MS = 100;
+// How long it may take to show the actor.
+const SHOWN_WITHIN_MS = 30_000;
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
@@ -14,6 +16,11 @@ const browser = await chromium.launch({
 process.on("SIGTERM", () => void browser.close());
 const page = await browser.newPage();
 await page.goto(url);
+// A page that shows no such actor, as one that was not built does, is an error.
+await page.waitForSelector(`#tree tr[data-actor="${actor}"]`, { timeout: SHOWN_WITHIN_MS }).catch(async (error) => {
+  await browser.close();
+  throw error;
+});
 let shown = "";
 while (browser.isConnected()) {
   const now = await page.evaluate((actor) => {

@@ -36,12 +36,13 @@ pub fn adopt(
     let kept = if settings.all.record { MAX_LEFT } else { 0 };
     let too_many = records.split_off(records.len().min(live + MAX_ENDED)).into_iter();
     let mut used = Numbers::default();
+    // Of those that were recorded something is remembered for the time when their mount is back.
+    let (mut recorded, mut left): (Vec<_>, Vec<_>) = left.into_iter().partition(|record| record.recorded);
+    let too_many = too_many.chain(recorded.split_off(recorded.len().min(kept)));
     for forgotten in too_many.chain(left.split_off(left.len().min(kept))) {
         used = used.or_higher(forgotten.numbers_after());
         remembered.forget(&forgotten.id());
     }
-    // Of those that were recorded something is remembered for the time when their mount is back.
-    left.retain(|record| !record.recorded);
     // All are asked for before any is waited for: the disk's threads share the work and the deadline.
     let ask = |record: Record| (read_files(&record, mounts), record);
     let (records, left): (Vec<_>, Vec<_>) =

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use storage::continuity::Records;
 use storage::recording::{RecordingId, SessionRecord};
 use storage::recordings::{DIRECTORY, MOVIE};
 use storage::snapshot::MULTIVARIANT_PLAYLIST;
@@ -38,6 +39,7 @@ pub struct Context {
     archives: Arc<[Asked]>,
     mounts: Mounts,
     registry: Arc<Registry>,
+    records: Records,
 }
 
 /// An archive, and room for requests that wait for it: one that hangs keeps nobody from the others.
@@ -52,7 +54,7 @@ struct Asked {
 
 impl Context {
     /// Recordings of all archives.
-    pub fn new(mounts: Mounts, registry: Arc<Registry>) -> Self {
+    pub fn new(mounts: Mounts, registry: Arc<Registry>, records: Records) -> Self {
         let asked = |mount: &Mount| Asked {
             mount: mount.clone(),
             looking: Arc::new(Semaphore::new(MAX_WAITING)),
@@ -60,7 +62,7 @@ impl Context {
             exporting: Arc::new(Semaphore::new(MAX_EXPORTS)),
             failed: Failures::default(),
         };
-        Self { archives: mounts.all().map(asked).collect(), mounts, registry }
+        Self { archives: mounts.all().map(asked).collect(), mounts, registry, records }
     }
 
     /// The recording that a request is for; it must not be written to any more.
@@ -252,9 +254,11 @@ type Named = Path<(String, String, String)>;
 
 async fn remove(State(context): State<Context>, Path(named): Named) -> Result<StatusCode, Refusal> {
     let id = context.ended(named)?;
-    let asked = context.of(&id.stream);
+    let (asked, records) = (context.of(&id.stream), context.records.clone());
     let removed = asked.ask(&asked.changing, move |recordings| match recordings.remove(&id) {
         Ok(()) => {
+            // Nobody makes it again of what was to be recorded.
+            records.forget_left(&id);
             info!(stream = %id.stream, session = id.session, "recording removed on request");
             Ok(true)
         }

@@ -181,7 +181,11 @@ impl Worker {
             awake_since: Arc::new(Mutex::new(std::time::Instant::now())),
         };
         Self {
-            recordings_api: recordings_api::Context::new(environment.mounts.clone(), environment.registry.clone()),
+            recordings_api: recordings_api::Context::new(
+                environment.mounts.clone(),
+                environment.registry.clone(),
+                environment.records.clone(),
+            ),
             environment,
             keys: Arc::new(StaticKeys::new(config.keys.clone())),
             health,

@@ -2,13 +2,21 @@
 //! process starts, and whenever an archive is well again. On disk threads: nobody waits for that.
 
 use crate::events;
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use storage::continuity::{Record, Records};
 use storage::live::StreamSettings;
 use storage::recording::RecordingId;
 use storage::{Archive, LiveStream, Mount, Mounts, Registry};
+
+/// How soon a session is handed back again that its recorder could not finish: it has tried for ten minutes. Twice as long
+/// each time, up to [`LONGEST_WAIT`].
+const AGAIN: Duration = Duration::from_secs(15 * 60);
+/// However often it was tried.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// Takes a session that is over, and whose recording is to go on.
 pub type Returned = Arc<dyn Fn(Arc<LiveStream>) + Send + Sync>;
@@ -34,12 +42,14 @@ pub struct Finisher {
     left: Left,
     is_busy: Arc<AtomicBool>,
     is_left: Arc<AtomicBool>,
+    /// Sessions that were handed back and are still remembered: how often, and when they may be again.
+    returned: Arc<Mutex<HashMap<RecordingId, (u32, Instant)>>>,
 }
 
 impl Finisher {
     /// Of one of these archives.
     pub fn new(mount: Mount, mounts: Mounts, left: Left) -> Self {
-        Self { mount, mounts, left, is_busy: Arc::default(), is_left: Arc::default() }
+        Self { mount, mounts, left, is_busy: Arc::default(), is_left: Arc::default(), returned: Arc::default() }
     }
 
     /// Without a pass that may never come to an end.
@@ -73,30 +83,52 @@ impl Finisher {
     /// Sessions of which something is remembered, and that nobody records.
     fn remembered(&self) -> Vec<RecordingId> {
         let mut sessions = self.left.records.left_sessions().unwrap_or_default();
+        self.returned().retain(|id, _| sessions.contains(id));
         let is_here = |id: &RecordingId| self.mounts.of(&id.stream).label == self.mount.label;
-        sessions.retain(|id| is_here(id) && !self.left.registry.is_recording(id));
+        sessions.retain(|id| is_here(id) && self.is_due(id) && !self.left.registry.is_recording(id));
         sessions
+    }
+
+    /// Whether it may be handed back: the last time is long ago.
+    fn is_due(&self, id: &RecordingId) -> bool {
+        self.returned().get(id).is_none_or(|(_, again)| *again <= Instant::now())
+    }
+
+    /// Critical sections only look up and change the table.
+    fn returned(&self) -> MutexGuard<'_, HashMap<RecordingId, (u32, Instant)>> {
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has recorders go on with those of which something is remembered.
     fn give_back(&self, archive: &dyn Archive) {
         for id in self.remembered() {
             if let Some(record) = self.left.records.read_left(&id).filter(|record| !record.recorded) {
-                self.restore(record, archive);
+                self.restore(&record, archive);
             }
         }
     }
 
-    /// A recorder goes on with a session, with what is in memory of it.
-    fn restore(&self, record: Record, archive: &dyn Archive) {
+    /// A recorder goes on with a session, with what its archive holds of it.
+    fn restore(&self, record: &Record, archive: &dyn Archive) {
+        let id = record.id();
         let mut read =
             |name: &str| archive.read(&record.stream, name).or_else(|_| archive.read_aside(&record.stream, name)).ok();
-        self.record(record.restore(&mut read, &self.left.settings));
+        let stream = record.restore(&mut read, &self.left.settings);
+        // Reading may have taken long: somebody else may have finished it meanwhile.
+        if self.left.records.read_left(&id).is_some() {
+            let mut returned = self.returned();
+            let (times, _) = returned.get(&id).copied().unwrap_or((0, Instant::now()));
+            let wait = AGAIN.saturating_mul(2_u32.saturating_pow(times)).min(LONGEST_WAIT);
+            returned.insert(id, (times + 1, Instant::now() + wait));
+            drop(returned);
+            self.record(stream);
+        }
     }
 
     fn record(&self, stream: Arc<LiveStream>) {
-        self.left.registry.finish_later(&stream);
-        (self.left.returned)(stream);
+        if self.left.registry.finish_later(&stream) {
+            (self.left.returned)(stream);
+        }
     }
 
     /// Whether somebody records a session, or will: one that was recorded lacks something where it is found now, as a mount
@@ -112,10 +144,11 @@ impl Finisher {
                 shown.spool.reopen();
                 self.record(shown);
             }
-            (None, Some(mut record)) => {
+            (None, Some(mut record)) if self.is_due(id) => {
                 record.recorded = false;
-                self.restore(record, archive);
+                self.restore(&record, archive);
             }
+            (None, Some(_)) => {}
             (None, None) => return false,
         }
         true
@@ -196,7 +229,6 @@ mod tests {
     use super::*;
     use std::sync::mpsc::sync_channel;
     use std::thread;
-    use std::time::{Duration, Instant};
     use storage::disk::{HUNG_AFTER, SyncPolicy};
     use storage::live::LiveSettings;
 

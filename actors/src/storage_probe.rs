@@ -112,6 +112,8 @@ struct Probed {
     finisher: Finisher,
     /// Recordings may be interrupted: the process is new, or the mount was ill, or is another one.
     is_due: bool,
+    /// It has hung since somebody knew where it is.
+    was_hung: bool,
     /// When those that were left are looked for, and how often some of them could not be finished.
     again: Instant,
     failed: u32,
@@ -120,7 +122,18 @@ struct Probed {
 impl Probed {
     fn new(mount: Mount, finisher: Finisher, now: Instant) -> Self {
         let last = Ok(Duration::ZERO);
-        Self { mount, begun: None, due: now, last, room: None, finisher, is_due: true, again: now, failed: 0 }
+        Self {
+            mount,
+            begun: None,
+            due: now,
+            last,
+            room: None,
+            finisher,
+            is_due: true,
+            was_hung: false,
+            again: now,
+            failed: 0,
+        }
     }
 
     fn tick(&mut self, now: Instant, answer: impl FnOnce(io::Result<()>, io::Result<Room>) + Send + 'static) {
@@ -148,6 +161,7 @@ impl Probed {
             events::storage_health(&self.mount, before, health);
         }
         events::storage_gauges(&self.mount, health, threads);
+        self.was_hung |= health == Health::Hung;
         self.is_due |= matches!(health, Health::Failing | Health::Hung | Health::Full);
         if health == Health::Healthy {
             self.finish(now);
@@ -156,6 +170,10 @@ impl Probed {
 
     /// Has interrupted recordings finished, where there are any.
     fn finish(&mut self, now: Instant) {
+        if self.room.is_none() {
+            // Nothing is known of it: what is asked may hang.
+            return;
+        }
         let is_time = now >= self.again;
         // Those that cannot be finished wait, however often the archive becomes well.
         let is_due = if self.finisher.is_left() { is_time } else { self.is_due };
@@ -180,13 +198,19 @@ impl Probed {
         // A disk that is full still tells how much room there is.
         let told = room.as_ref().ok().copied();
         events::storage_room(&self.mount, told);
-        if let Some(room) = told
-            && let Some(before) = self.room.replace(room).filter(|before| before.device != room.device)
-        {
-            events::storage_replaced(&self.mount, before, room);
-            self.mount.disk.replaced();
-            // What was begun there may have been interrupted when it went, and a pass over it may hang for ever.
-            (self.is_due, self.failed, self.finisher) = (true, 0, self.finisher.afresh());
+        if let Some(room) = told {
+            let before = self.room.replace(room);
+            let other = before.filter(|before| before.device != room.device);
+            if let Some(before) = other {
+                events::storage_replaced(&self.mount, before, room);
+            }
+            // Where it hung before it was known, what answers now may be something else.
+            if other.is_some() || before.is_none() && self.was_hung {
+                self.mount.disk.replaced();
+                // What was begun there may have been interrupted when it went, and a pass over it may hang for ever.
+                (self.is_due, self.failed, self.finisher) = (true, 0, self.finisher.afresh());
+            }
+            self.was_hung = false;
         }
         let answered = answer.and(room.map(drop));
         self.last = answered.map(|()| now.saturating_duration_since(begun)).map_err(|_| ());

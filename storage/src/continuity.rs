@@ -244,10 +244,15 @@ impl Records {
         self.replace(&self.path_aside(&record.id()), record)
     }
 
-    /// Forgets a session, wherever its record is; that of another one of this name stays.
-    pub fn forget(&self, id: &RecordingId) {
+    /// Forgets a session whose record was left aside.
+    pub fn forget_left(&self, id: &RecordingId) {
         // A record that stays is only of no use.
         let _ = fs::remove_file(self.path_aside(id));
+    }
+
+    /// Forgets a session, wherever its record is; that of another one of this name stays.
+    pub fn forget(&self, id: &RecordingId) {
+        self.forget_left(id);
         if self.read(&id.stream).is_some_and(|record| record.session == id.session) {
             self.remove(&id.stream);
         }

@@ -211,10 +211,11 @@ impl Recordings {
         while begun.elapsed() < LOOKED_FOR {
             let page = self.page(after.as_ref(), PAGE)?;
             after = page.last().map(|last| last.id.clone()).filter(|_| page.len() == PAGE);
-            for record in page.into_iter().filter(|record| record.ended_at_ms.is_none() && !is_live(&record.id)) {
-                // Its recorder may have finished it since it was read. One that cannot be finished keeps nobody else from it.
+            for record in page.into_iter().filter(|record| record.ended_at_ms.is_none()) {
+                // Its recorder may have finished it since it was read, or somebody removed it. One that cannot be finished
+                // keeps nobody else from it.
                 let still = self.read(&record.id).ok().flatten().filter(|record| record.ended_at_ms.is_none());
-                if let Some(still) = still {
+                if let Some(still) = still.filter(|_| !is_live(&record.id)) {
                     tried(&record.id, self.finish(still, "interrupted"));
                 }
             }

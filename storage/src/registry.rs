@@ -76,9 +76,15 @@ impl Registry {
         });
     }
 
-    /// Says that a recording waits for storage, whoever has the name of its stream by now. `streams` bounds them.
-    pub fn finish_later(&self, stream: &Arc<LiveStream>) {
-        self.finishing().insert(RecordingId::of(stream), stream.clone());
+    /// Says that a recording waits for storage, whoever has the name of its stream by now; false if it does already.
+    /// `streams` bounds them.
+    pub fn finish_later(&self, stream: &Arc<LiveStream>) -> bool {
+        let mut finishing = self.finishing();
+        let is_new = !finishing.contains_key(&RecordingId::of(stream));
+        if is_new {
+            finishing.insert(RecordingId::of(stream), stream.clone());
+        }
+        is_new
     }
 
     /// Says that a recording is complete, or given up.

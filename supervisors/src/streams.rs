@@ -21,7 +21,7 @@ use storage::{LiveStream, Session, Snapshot, StreamName};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 pub use unfinished::Unfinished;
-use unfinished::is_unfinished;
+use unfinished::{is_left, is_unfinished};
 
 /// A stream's tree is rebuilt as often as it takes, with a capped backoff.
 const INTENSITY: Intensity = Intensity { restarts: 1000, period: Duration::from_secs(60) };
@@ -143,8 +143,8 @@ pub struct State {
     trees: HashMap<StreamName, Tree>,
     /// Recorders that have outlived their stream's tree.
     recorders: HashMap<ActorId, (ActorCell, Unfinished)>,
-    /// Sessions that are left to the next process, as long as storage does not take their recordings.
-    left: VecDeque<RecordingId>,
+    /// Sessions that are left to the next process, as long as storage does not take their recordings, and whether it has.
+    left: VecDeque<(RecordingId, bool)>,
     is_draining: bool,
     vital: Arc<Vital>,
 }
@@ -157,9 +157,11 @@ impl State {
         if self.trees.get(&ask.stream).is_none_or(|tree| is_over(&tree.stream)) {
             let stream = self.open(&ask.stream);
             let registry = &self.environment.registry;
-            let before = registry.get(&ask.stream.to_string()).filter(|before| is_unfinished(before));
+            let before = registry.get(&ask.stream.to_string()).filter(|before| is_left(before));
             // Before it loses its name: whoever finishes what nobody records is to leave it alone.
-            before.iter().for_each(|before| registry.finish_later(before));
+            if let Some(unfinished) = before.as_ref().filter(|before| is_unfinished(before)) {
+                registry.finish_later(unfinished);
+            }
             if registry.insert(stream.clone()).is_err() {
                 return ask.answer(Err(Denial::TooManyStreams));
             }
@@ -271,7 +273,7 @@ impl State {
             let used = Record::of(stream, &stream.window.snapshot()).numbers_after();
             self.environment.used = self.environment.used.or_higher(used);
             // By what is remembered the next process tells what is missing in a recording.
-            match is_unfinished(stream) || stream.spool.was_lost() {
+            match is_left(stream) {
                 true => self.leave(stream),
                 false => self.environment.records.forget(&RecordingId::of(stream)),
             }

@@ -47,22 +47,27 @@ pub(super) fn is_unfinished(stream: &LiveStream) -> bool {
     stream.settings.record && stream.window.snapshot().has_playlist() && !stream.spool.is_finished()
 }
 
+/// Whether something is to be remembered of a session that is over: its mount may come back without all of it.
+pub(super) fn is_left(stream: &LiveStream) -> bool {
+    is_unfinished(stream) || stream.spool.was_lost()
+}
+
 impl State {
     /// Leaves an ended session to the next process, which tells what its recording lacks.
     pub(super) fn leave(&mut self, stream: &LiveStream) {
         let id = RecordingId::of(stream);
         self.environment.records.leave(&id);
-        self.remember(id);
+        self.remember(id, stream.spool.is_finished());
     }
 
-    pub(super) fn remember(&mut self, id: RecordingId) {
+    /// Remembers that there is a record aside. Of too many those go first that are recorded.
+    fn remember(&mut self, id: RecordingId, is_recorded: bool) {
         let Self { environment, left, .. } = self;
-        left.retain(|other| *other != id);
-        left.push_back(id);
-        if left.len() > MAX_LEFT
-            && let Some(oldest) = left.pop_front()
-        {
-            environment.records.forget(&oldest);
+        left.retain(|(other, _)| *other != id);
+        left.push_back((id, is_recorded));
+        if left.len() > MAX_LEFT {
+            let first = left.iter().position(|(_, is_recorded)| *is_recorded).unwrap_or(0);
+            left.remove(first).iter().for_each(|(id, _)| environment.records.forget(id));
         }
     }
 
@@ -73,7 +78,7 @@ impl State {
         if !stream.spool.is_finished() {
             return;
         }
-        registry.finish_no_more(stream);
+        let (registry, id) = (registry.clone(), RecordingId::of(stream));
         match registry.get(&stream.name.to_string()) {
             Some(remembered) if Arc::ptr_eq(&remembered, stream) => {
                 // Without it the recording is made again, of what the window still holds.
@@ -82,14 +87,15 @@ impl State {
             // Its mount may come back with less.
             _ if stream.spool.was_lost() => {
                 let _ = records.write_left(&Record::of(stream, &stream.window.snapshot()));
-                self.remember(RecordingId::of(stream));
+                self.remember(id, true);
             }
             _ => {
-                let id = RecordingId::of(stream);
                 records.forget(&id);
-                self.left.retain(|other| *other != id);
+                self.left.retain(|(other, _)| *other != id);
             }
         }
+        // Last: nobody is to find it remembered and neither recorded nor on its way.
+        registry.finish_no_more(stream);
     }
 
     /// Leaves a recording as it is, until its archive is well again or the process starts.
@@ -111,12 +117,14 @@ impl State {
         if !is_unfinished(stream) {
             return self.note_recorded(stream);
         }
-        if self.trees.get(&stream.name).is_some_and(|tree| Arc::ptr_eq(&tree.stream, stream)) {
+        let (tree, id) = (self.trees.get(&stream.name), RecordingId::of(stream));
+        let has_recorder = self.recorders.values().any(|(_, other)| RecordingId::of(&other.stream) == id);
+        if has_recorder || tree.is_some_and(|tree| Arc::ptr_eq(&tree.stream, stream)) {
             return;
         }
         let registry = &self.environment.registry;
         let (is_full, now) = (self.recorders.len() == MAX_RECORDERS, Instant::now());
-        let others = registry.all_finishing().len() - usize::from(registry.is_finishing(&RecordingId::of(stream)));
+        let others = registry.all_finishing().len() - usize::from(registry.is_finishing(&id));
         let is_too_many = !*is_accepted && others >= MAX_FINISHING;
         if *failed > MAX_FAILED || is_full && (is_too_many || now >= *until) {
             return self.give_up(stream);

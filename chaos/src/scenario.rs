@@ -15,6 +15,7 @@ mod matrix;
 pub mod monkey;
 mod report;
 mod stage;
+mod standstill;
 mod storage;
 mod viewer;
 mod watching;
@@ -193,7 +194,7 @@ pub fn run(names: &[String], setting: &Setting, markdown: Option<&Path>, json: O
     for scenario in scenarios {
         eprintln!("{} (seed {})", scenario.name, setting.seed);
         // One that cannot be played is a broken promise of its own, and keeps no other from being played.
-        let outcome = (scenario.run)(&setting).unwrap_or_else(|error| Outcome::failed(&error));
+        let outcome = standstill::judged(|| (scenario.run)(&setting))?;
         outcome.broken().iter().for_each(|broken| eprintln!("broken: {broken}"));
         outcomes.push((scenario.name, scenario.what, outcome));
     }

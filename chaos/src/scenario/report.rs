@@ -1,6 +1,7 @@
 //! What came of scenarios: a page for people, and JSON of everything that was observed.
 
 use super::judge::{Answers, Observed};
+use super::standstill::{Stood, Void};
 use crate::bench::machine;
 use serde::Serialize;
 use std::fmt::Write;
@@ -23,6 +24,10 @@ pub struct Outcome {
     pub answers: Vec<Answers>,
     /// What is told in words.
     pub told: Vec<Told>,
+    /// How late the machine was; none if nobody looked.
+    pub stood: Option<Stood>,
+    /// Tries before, of which nothing could be judged.
+    pub void: Vec<Void>,
 }
 
 /// What came of something that is no stream with a fault.
@@ -48,6 +53,8 @@ impl Outcome {
         self.rows.extend(part.rows);
         self.answers.extend(part.answers);
         self.told.extend(part.told);
+        self.void.extend(part.void);
+        self.stood = self.stood.into_iter().chain(part.stood).reduce(Stood::max);
     }
 
     /// Promises that were broken, and where.
@@ -73,7 +80,7 @@ pub fn json(outcomes: &[(&str, &str, Outcome)]) -> serde_json::Result<String> {
 /// A page for people.
 pub fn markdown(outcomes: &[(&str, &str, Outcome)], seed: u64) -> String {
     let mut text = format!(
-        "# Chaos report\n\nWritten by `make chaos`; run it again to repeat it (seed {seed}). Machine: {}.\n\nThe real binary, publishers of 945 kbit/s whose every picture can be told from the others, and viewers that audit everything (RFC 8216, digests, timestamps, names and bytes that must not change), count pictures and keep the digest of every segment. A fault is judged kept if no picture is missing, repeated or damaged, no finding of the auditor, no wait for a new segment above 1.5 target durations and the generator's own lag, no publisher disconnected, session and published-at the same, the archive whole again within 10 s and 0.25 s for each segment of the backlog, and the recording byte for byte what viewers got, or a gap that the session's record tells.\n\n**Time is compressed** by running faults side by side: up to 16 at a time in one server, each on a mount (a FUSE file system) and a stream of its own, next to streams on healthy storage. How long each fault lasts is not shortened.\n",
+        "# Chaos report\n\nWritten by `make chaos`; run it again to repeat it (seed {seed}). Machine: {}.\n\nThe real binary, publishers of 945 kbit/s whose every picture can be told from the others, and viewers that audit everything (RFC 8216, digests, timestamps, names and bytes that must not change), count pictures and keep the digest of every segment. A fault is judged kept if no picture is missing, repeated or damaged, no finding of the auditor, no wait for a new segment above 1.5 target durations and the generator's own lag, no publisher disconnected, session and published-at the same, the archive whole again within 10 s and 0.25 s for each segment of the backlog, and the recording byte for byte what viewers got, or a gap that the session's record tells.\n\n**Time is compressed** by running faults side by side: up to 16 at a time in one server, each on a mount (a FUSE file system) and a stream of its own, next to streams on healthy storage. How long each fault lasts is not shortened.\n\n**How late the machine itself is** is measured beside everything, by threads of a real-time priority: a host that keeps the processors for others makes everybody late. What seems broken while it is late by more than 5 ms (99th percentile) or 150 ms (once) is void, and played again, twice at most; it is said below.\n",
         machine::description()
     );
     for (name, what, outcome) in outcomes {
@@ -92,6 +99,7 @@ fn section(text: &mut String, name: &str, what: &str, outcome: &Outcome) {
         };
         let _ = writeln!(text, "\n{} {verdict}", told.text);
     }
+    standstill(text, outcome);
     if outcome.rows.is_empty() {
         return;
     }
@@ -126,6 +134,25 @@ fn section(text: &mut String, name: &str, what: &str, outcome: &Outcome) {
         let _ = writeln!(text, "\nNever met, because a running server does not ask for it: {}.", unmet.join("; "));
     }
     table(text, &outcome.rows);
+}
+
+/// How late the machine was, and what was void because of it.
+fn standstill(text: &mut String, outcome: &Outcome) {
+    if let Some(Stood { p99_ms, longest_ms }) = outcome.stood {
+        let _ = writeln!(
+            text,
+            "\nMeanwhile the machine itself was late by {p99_ms} ms (99th percentile) and {longest_ms} ms at most."
+        );
+    }
+    for Void { stood, broken } in &outcome.void {
+        let _ = writeln!(
+            text,
+            "\nVoid and played again: the machine was late by {} ms (99th percentile) and {} ms at most; not judged: {}.",
+            stood.p99_ms,
+            stood.longest_ms,
+            broken.join("; ")
+        );
+    }
 }
 
 fn table(text: &mut String, rows: &[Row]) {

@@ -7,6 +7,7 @@ use super::late::{self, Late};
 use super::matrix::{Cell, Fault};
 use super::report::{Outcome, Row, Told};
 use super::stage::Removed;
+use super::standstill::judged;
 use super::witness::{Pictures, Testimony, Witness, sha};
 use super::{Setting, clip};
 use crate::faultfs::Mount;
@@ -56,8 +57,10 @@ pub fn run(setting: &Setting, groups: &[Vec<Cell>], beside: Beside) -> anyhow::R
     for group in groups {
         for cells in group.chunks(SIDE_BY_SIDE) {
             let others = beside.streams.saturating_sub(2 * cells.len());
-            let stage = Stage::set(setting, cells, &clip, beside.container)?;
-            let played = stage.play(cells, &known, Beside { streams: others, ..beside })?;
+            let played = judged(|| {
+                let stage = Stage::set(setting, cells, &clip, beside.container)?;
+                stage.play(cells, &known, Beside { streams: others, ..beside })
+            })?;
             eprintln!(
                 "{} of {} kept",
                 played.rows.iter().filter(|row| row.broken.is_empty()).count(),
@@ -171,7 +174,7 @@ impl Stage {
             observed.late = late.get(number).map(|report| Late::of(number, report, &recordings, time));
             rows.push(Row { broken: observed.broken(), observed });
         }
-        Ok(Outcome { rows, answers: vec![answers], told: self.blocked().into_iter().collect() })
+        Ok(Outcome { rows, answers: vec![answers], told: self.blocked().into_iter().collect(), ..Outcome::default() })
     }
 
     /// Sessions that begin so that the faults meet their first segments.

@@ -1,0 +1,184 @@
+//! Standstill: how late the machine itself runs what is due. On a shared one the host keeps its processors for others now
+//! and then; nothing that runs on it can keep a promise about milliseconds then, nor show that it is broken.
+//!
+//! A thread on each processor, at a real-time priority (SCHED_FIFO), sleeps and notes how late it wakes up. Nothing that is
+//! tested runs at such a priority: what keeps these threads waiting is not the server.
+
+use super::report::Outcome;
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
+use serde::Serialize;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long each thread sleeps: 200 looks a second cost nothing that could be measured.
+const SLEEP: Duration = Duration::from_millis(5);
+/// Lateness is counted by the millisecond, up to this many; what is later counts as this late.
+const BUCKETS: usize = 10_000;
+/// Processors that are looked at, at most: the first ones of a large machine.
+const MAX_PROCESSORS: usize = 64;
+/// A machine that is later than this in one of a hundred looks is not one to judge answers within 10 ms on, ...
+const MAX_P99_MS: usize = 5;
+/// ... nor one that once was as late as this pictures that may not stand for 250 ms.
+const MAX_LONGEST_MS: usize = 150;
+/// How often something is played again of which nothing could be judged: a group takes minutes.
+const MAX_REPEATS: usize = 2;
+
+/// How late the machine was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Stood {
+    /// The 99th percentile, milliseconds.
+    pub p99_ms: usize,
+    /// The longest, milliseconds.
+    pub longest_ms: usize,
+}
+
+/// A try of which nothing could be judged.
+#[derive(Debug, Clone, Serialize)]
+pub struct Void {
+    /// How late the machine was.
+    pub stood: Stood,
+    /// What seemed to be broken.
+    pub broken: Vec<String>,
+}
+
+impl Stood {
+    /// Whether what seems to be broken may be the machine's doing.
+    fn is_to_blame(self) -> bool {
+        self.p99_ms > MAX_P99_MS || self.longest_ms > MAX_LONGEST_MS
+    }
+
+    fn of(counts: &[u32]) -> Self {
+        let all: u64 = counts.iter().map(|count| u64::from(*count)).sum();
+        let mut seen = 0;
+        let p99_ms = counts.iter().position(|count| {
+            seen += u64::from(*count);
+            seen * 100 >= all * 99
+        });
+        let longest_ms = counts.iter().rposition(|count| *count > 0);
+        Self { p99_ms: p99_ms.unwrap_or_default(), longest_ms: longest_ms.unwrap_or_default() }
+    }
+
+    /// The worse of both.
+    pub fn max(self, other: Self) -> Self {
+        Self { p99_ms: self.p99_ms.max(other.p99_ms), longest_ms: self.longest_ms.max(other.longest_ms) }
+    }
+}
+
+/// Plays something, and looks how late the machine is meanwhile. If a promise seems to be broken on a machine that is to
+/// blame, it is void, and played again; a promise that seems to be broken in the last try is.
+pub fn judged(mut play: impl FnMut() -> anyhow::Result<Outcome>) -> anyhow::Result<Outcome> {
+    let mut void = Vec::new();
+    loop {
+        let watch = Watch::begin();
+        let mut outcome = play().unwrap_or_else(|error| Outcome::failed(&error));
+        let stood = watch.end();
+        let broken = outcome.broken();
+        if outcome.stood.is_some() {
+            // It was judged in parts.
+            return Ok(outcome);
+        }
+        if broken.is_empty() || void.len() == MAX_REPEATS || !stood.is_some_and(Stood::is_to_blame) {
+            (outcome.stood, outcome.void) = (stood, void);
+            return Ok(outcome);
+        }
+        broken.iter().for_each(|broken| eprintln!("void, because the machine stood still: {broken}"));
+        void.push(Void { stood: stood.unwrap_or_default(), broken });
+    }
+}
+
+/// The threads that look.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Option<Vec<u32>>>>,
+}
+
+impl Watch {
+    fn begin() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let processors = sched_getaffinity(None).ok();
+        let ours = (0..MAX_PROCESSORS).filter(|n| processors.as_ref().is_some_and(|all| all.is_set(*n)));
+        let thread = |processor| {
+            let stop = stop.clone();
+            std::thread::spawn(move || look(processor, &stop))
+        };
+        Self { threads: ours.map(thread).collect(), stop }
+    }
+
+    /// How late the processor was that was later; none if that could not be seen without the priority, which takes root.
+    fn end(self) -> Option<Stood> {
+        self.stop.store(true, Ordering::Relaxed);
+        let seen: Option<Vec<_>> = self.threads.into_iter().map(|thread| thread.join().ok().flatten()).collect();
+        seen?.iter().map(|counts| Stood::of(counts)).reduce(Stood::max)
+    }
+}
+
+/// How often this processor was how late.
+fn look(processor: usize, stop: &AtomicBool) -> Option<Vec<u32>> {
+    let mut only = CpuSet::new();
+    only.set(processor);
+    sched_setaffinity(None, &only).ok()?;
+    let this = gettid().as_raw_nonzero().to_string();
+    let mut chrt = Command::new("chrt");
+    chrt.args(["--fifo", "--pid", "50", &this]).stdout(Stdio::null()).stderr(Stdio::null());
+    if !chrt.status().ok()?.success() {
+        return None;
+    }
+    let mut counts = vec![0; BUCKETS];
+    while !stop.load(Ordering::Relaxed) {
+        let due = Instant::now() + SLEEP;
+        // What is measured is how late it ends.
+        std::thread::sleep(SLEEP);
+        let late = usize::try_from(due.elapsed().as_millis()).unwrap_or(BUCKETS);
+        counts[late.min(BUCKETS - 1)] += 1;
+    }
+    Some(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Told;
+    use super::*;
+
+    fn outcome(broken: &[&str]) -> Outcome {
+        let broken = broken.iter().map(|text| (*text).to_owned()).collect();
+        Outcome {
+            told: vec![Told { text: String::new(), figures: serde_json::Value::Null, broken }],
+            ..Outcome::default()
+        }
+    }
+
+    #[test]
+    fn the_percentile_and_the_longest_are_of_all_looks() {
+        let mut counts = vec![0; BUCKETS];
+        counts[0] = 985;
+        (counts[7], counts[300]) = (14, 1);
+        assert_eq!(Stood::of(&counts), Stood { p99_ms: 7, longest_ms: 300 });
+        assert!(Stood::of(&counts).is_to_blame() && !Stood::of(&[100, 1, 1]).is_to_blame());
+    }
+
+    #[test]
+    fn what_is_broken_on_a_machine_that_is_not_to_blame_is_broken() {
+        let mut played = 0;
+        let outcome = judged(|| {
+            played += 1;
+            // Judged in parts, whatever the machine does.
+            Ok(Outcome { stood: Some(Stood::default()), ..outcome(&["a promise"]) })
+        });
+        assert_eq!((outcome.expect("played").broken(), played), (vec!["a promise".to_owned()], 1));
+    }
+
+    #[test]
+    fn what_is_broken_each_time_is_broken_however_late_the_machine_is() {
+        let mut played = 0;
+        let outcome = judged(|| {
+            played += 1;
+            Ok(outcome(&["a promise"]))
+        })
+        .expect("played");
+        assert_eq!(outcome.broken(), ["a promise"]);
+        assert!(outcome.void.len() == played - 1 && played <= 1 + MAX_REPEATS);
+    }
+}

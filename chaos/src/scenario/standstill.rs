@@ -19,10 +19,11 @@ const SLEEP: Duration = Duration::from_millis(5);
 const BUCKETS: usize = 10_000;
 /// Processors that are looked at, at most: the first ones of a large machine.
 const MAX_PROCESSORS: usize = 64;
-/// A machine that is later than this in one of a hundred looks is not one to judge answers within 10 ms on, ...
-const MAX_P99_MS: usize = 5;
+/// A machine that is later than this in one of a hundred looks is not one to judge answers within 10 ms on, which take some
+/// five wake-ups, ...
+const MAX_P99_MS: usize = 1;
 /// ... nor one that once was as late as this pictures that may not stand for 250 ms.
-const MAX_LONGEST_MS: usize = 150;
+const MAX_LONGEST_MS: usize = 100;
 /// How often something is played again of which nothing could be judged: a group takes minutes.
 const MAX_REPEATS: usize = 2;
 

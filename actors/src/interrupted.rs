@@ -131,9 +131,9 @@ impl Finisher {
         }
     }
 
-    /// Whether somebody records a session, or will: one that was recorded lacks something where it is found now, as a mount
-    /// that was away at its end does.
-    fn is_recorded(&self, id: &RecordingId, archive: &dyn Archive) -> bool {
+    /// Has a recorder go on with a session if anything is known of it; false if nothing is. One that was recorded lacks
+    /// something where it is found now, as a mount that was away at its end does.
+    fn goes_on(&self, id: &RecordingId, archive: &dyn Archive) -> bool {
         let Left { registry, records, .. } = &self.left;
         if registry.is_recording(id) {
             return true;
@@ -187,7 +187,7 @@ impl Pass {
     fn some(mut self, after: Option<RecordingId>, archive: &dyn Archive) {
         let finisher = self.finisher.clone();
         let Finisher { mount, left, .. } = &finisher;
-        let is_live = |id: &RecordingId| finisher.is_recorded(id, archive);
+        let is_live = |id: &RecordingId| finisher.goes_on(id, archive);
         let tried = |id: &RecordingId, finished: io::Result<()>| match finished {
             Ok(()) => {
                 left.records.forget(id);

@@ -43,6 +43,9 @@ pub fn adopt(
         used = used.or_higher(forgotten.numbers_after());
         remembered.forget(&forgotten.id());
     }
+    for kept in &recorded {
+        used = used.or_higher(kept.numbers_after());
+    }
     // All are asked for before any is waited for: the disk's threads share the work and the deadline.
     let ask = |record: Record| (read_files(&record, mounts), record);
     let (records, left): (Vec<_>, Vec<_>) =

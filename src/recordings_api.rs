@@ -29,6 +29,8 @@ const MAX_EXPORTS: usize = 1;
 const MAX_FAILED: usize = 64;
 /// How long an archive may take to answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+/// What to do where only a look was taken.
+const TRY_AGAIN: &str = "try again later";
 
 /// Why a request is not done.
 type Refusal = (StatusCode, String);
@@ -69,15 +71,7 @@ impl Context {
     fn ended(&self, (app, name, session): (String, String, String)) -> Result<RecordingId, Refusal> {
         let id = StreamName::new(&app, &name).ok().and_then(|stream| RecordingId::new(stream, &session));
         let id = id.ok_or_else(absent)?;
-        if self.registry.is_recording(&id) {
-            let sentence = if is_over(&id, &self.registry) {
-                "its last segments wait for storage; try again later\n"
-            } else {
-                "the session is live; stop its encoder, and wait until its grace period is over\n"
-            };
-            return Err((StatusCode::CONFLICT, sentence.to_owned()));
-        }
-        Ok(id)
+        being_recorded(&id, &self.registry).map_or(Ok(id), Err)
     }
 
     /// The archive of a stream.
@@ -85,6 +79,16 @@ impl Context {
         let label = &self.mounts.of(stream).label;
         self.archives.iter().find(|asked| asked.mount.label == *label).unwrap_or(&self.archives[0])
     }
+}
+
+/// What is said of a recording that is written to; none if it is not.
+fn being_recorded(id: &RecordingId, registry: &Registry) -> Option<Refusal> {
+    let sentence = if is_over(id, registry) {
+        "its last segments wait for storage; try again later\n"
+    } else {
+        "the session is live; stop its encoder, and wait until its grace period is over\n"
+    };
+    registry.is_recording(id).then(|| (StatusCode::CONFLICT, sentence.to_owned()))
 }
 
 /// Why exports failed.
@@ -116,6 +120,7 @@ impl Asked {
     async fn ask<T: Send + 'static>(
         &self,
         room: &Arc<Semaphore>,
+        late: &'static str,
         question: impl FnOnce(&Recordings) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {
         let busy = |sentence: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{sentence}\n"));
@@ -132,7 +137,7 @@ impl Asked {
             Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Ok(Err(error))) => Err(busy(format!("storage answers: {error}"))),
             Ok(Err(error)) => Err(busy(error.to_string())),
-            Err(_) => Err(busy("storage does not answer; try again later".to_owned())),
+            Err(_) => Err(busy(format!("storage does not answer; {late}"))),
         }
     }
 }
@@ -198,11 +203,14 @@ async fn list(State(context): State<Context>, Query(page): Query<Page>) -> Respo
             return (StatusCode::BAD_REQUEST, sentence).into_response();
         }
     };
-    let asked = context.archives.iter().map(|asked| {
-        let after = after.clone();
-        // One more than fits tells whether there is another page.
-        async move { (asked, asked.ask(&asked.looking, move |all| all.page(after.as_ref(), limit + 1)).await) }
-    });
+    let asked =
+        context.archives.iter().map(|asked| {
+            let after = after.clone();
+            // One more than fits tells whether there is another page.
+            async move {
+                (asked, asked.ask(&asked.looking, TRY_AGAIN, move |all| all.page(after.as_ref(), limit + 1)).await)
+            }
+        });
     for (asked, answer) in join_all(asked).await {
         match answer {
             Ok(found) => records.extend(found),
@@ -254,18 +262,21 @@ type Named = Path<(String, String, String)>;
 
 async fn remove(State(context): State<Context>, Path(named): Named) -> Result<StatusCode, Refusal> {
     let id = context.ended(named)?;
-    let (asked, records) = (context.of(&id.stream), context.records.clone());
-    let removed = asked.ask(&asked.changing, move |recordings| match recordings.remove(&id) {
-        Ok(()) => {
-            // Nobody makes it again of what was to be recorded.
-            records.forget_left(&id);
-            info!(stream = %id.stream, session = id.session, "recording removed on request");
-            Ok(true)
+    let (asked, records, registry) = (context.of(&id.stream), context.records.clone(), context.registry.clone());
+    let removed = asked.ask(&asked.changing, "the recording is removed as soon as it does", move |recordings| {
+        // Nobody makes it again of what was to be recorded: whoever does now has said so before he looks for it again.
+        records.forget_left(&id);
+        if let Some(refusal) = being_recorded(&id, &registry) {
+            return Ok(Err(refusal));
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
+        match recordings.remove(&id) {
+            Ok(()) => info!(stream = %id.stream, session = id.session, "recording removed on request"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(absent())),
+            Err(error) => return Err(error),
+        }
+        Ok(Ok(StatusCode::NO_CONTENT))
     });
-    if removed.await? { Ok(StatusCode::NO_CONTENT) } else { Err(absent()) }
+    removed.await?
 }
 
 /// Makes the file on a thread of its own, for as long as that takes; the list of recordings tells when it is there.
@@ -273,7 +284,7 @@ async fn export(State(context): State<Context>, Path(named): Named) -> Result<St
     let id = context.ended(named)?;
     let asked = context.of(&id.stream);
     let found = id.clone();
-    if asked.ask(&asked.changing, move |recordings| recordings.read(&found)).await?.is_none() {
+    if asked.ask(&asked.changing, TRY_AGAIN, move |recordings| recordings.read(&found)).await?.is_none() {
         return Err(absent());
     }
     let Ok(permit) = asked.exporting.clone().try_acquire_owned() else {

@@ -229,9 +229,9 @@ pub fn archive_failed(stream: &LiveStream, error: &io::Error) {
 }
 
 /// A session's recording is complete.
-pub fn recorded(stream: &LiveStream) {
+pub fn recorded(stream: &LiveStream, gaps: u64) {
     counter!("steadycast_recordings_finished_total").increment(1);
-    info!(stream = %stream.name, session = stream.session.id, gaps = stream.spool.gaps(), "recording finished");
+    info!(stream = %stream.name, session = stream.session.id, gaps, "recording finished");
 }
 
 /// An operation on a recording failed; it is tried again.

@@ -42,8 +42,33 @@ pub struct Finisher {
     left: Left,
     is_busy: Arc<AtomicBool>,
     is_left: Arc<AtomicBool>,
-    /// Sessions that were handed back and are still remembered: how often, and when they may be again.
-    returned: Arc<Mutex<HashMap<RecordingId, (u32, Instant)>>>,
+    returned: Arc<Mutex<HandedBack>>,
+}
+
+/// Sessions that were handed back and are still remembered: how often, and when they may be again.
+#[derive(Debug, Default)]
+struct HandedBack(HashMap<RecordingId, (u32, Instant)>);
+
+impl HandedBack {
+    /// Whether a session may be handed back: the last time is long ago.
+    fn is_due(&self, id: &RecordingId, now: Instant) -> bool {
+        self.0.get(id).is_none_or(|(_, again)| *again <= now)
+    }
+
+    fn note(&mut self, id: RecordingId, now: Instant) {
+        let times = self.0.get(&id).map_or(0, |(times, _)| *times);
+        let wait = AGAIN.saturating_mul(2_u32.saturating_pow(times)).min(LONGEST_WAIT);
+        self.0.insert(id, (times.saturating_add(1), now + wait));
+    }
+}
+
+/// What a pass looks through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// The whole archive.
+    All,
+    /// Sessions of which something is remembered.
+    Remembered,
 }
 
 impl Finisher {
@@ -59,52 +84,47 @@ impl Finisher {
 
     /// Has all of them finished; false if that is being done.
     pub fn begin(&self) -> bool {
-        self.start(true)
+        self.start(Scope::All)
     }
 
     /// Has those finished of which something is remembered, if there are any: archives are not looked through for them.
     pub fn begin_left(&self) -> bool {
-        !self.remembered().is_empty() && self.start(false)
+        !self.remembered(Instant::now()).is_empty() && self.start(Scope::Remembered)
     }
 
-    /// Whether the last pass left some.
+    /// Whether the last pass over the whole archive left some.
     pub fn is_left(&self) -> bool {
         self.is_left.load(Ordering::Acquire)
     }
 
-    fn start(&self, is_for_all: bool) -> bool {
+    fn start(&self, scope: Scope) -> bool {
         let is_new = !self.is_busy.swap(true, Ordering::AcqRel);
         if is_new {
-            Pass { finisher: self.clone(), is_for_all, failed: false, end: Err("storage is busy".to_owned()) }.begin();
+            let end = Err("storage did not take it, or it panicked".to_owned());
+            Pass { finisher: self.clone(), scope, failed: false, end }.begin();
         }
         is_new
     }
 
     /// Sessions of which something is remembered, and that nobody records.
-    fn remembered(&self) -> Vec<RecordingId> {
+    fn remembered(&self, now: Instant) -> Vec<RecordingId> {
         let mut sessions = self.left.records.left_sessions().unwrap_or_default();
-        self.returned().retain(|id, _| sessions.contains(id));
+        let mut returned = self.returned();
+        returned.0.retain(|id, _| sessions.contains(id));
         let is_here = |id: &RecordingId| self.mounts.of(&id.stream).label == self.mount.label;
-        sessions.retain(|id| is_here(id) && self.is_due(id) && !self.left.registry.is_recording(id));
+        sessions.retain(|id| is_here(id) && returned.is_due(id, now) && !self.left.registry.is_recording(id));
         sessions
     }
 
-    /// Whether it may be handed back: the last time is long ago.
-    fn is_due(&self, id: &RecordingId) -> bool {
-        self.returned().get(id).is_none_or(|(_, again)| *again <= Instant::now())
-    }
-
     /// Critical sections only look up and change the table.
-    fn returned(&self) -> MutexGuard<'_, HashMap<RecordingId, (u32, Instant)>> {
+    fn returned(&self) -> MutexGuard<'_, HandedBack> {
         self.returned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has recorders go on with those of which something is remembered.
-    fn give_back(&self, archive: &dyn Archive) {
-        for id in self.remembered() {
-            if let Some(record) = self.left.records.read_left(&id).filter(|record| !record.recorded) {
-                self.restore(&record, archive);
-            }
+    /// Has a recorder go on with a session of which something is remembered.
+    fn give_back(&self, id: &RecordingId, archive: &dyn Archive) {
+        if let Some(record) = self.left.records.read_left(id).filter(|record| !record.recorded) {
+            self.restore(&record, archive);
         }
     }
 
@@ -114,21 +134,17 @@ impl Finisher {
         let mut read =
             |name: &str| archive.read(&record.stream, name).or_else(|_| archive.read_aside(&record.stream, name)).ok();
         let stream = record.restore(&mut read, &self.left.settings);
-        // Reading may have taken long: somebody else may have finished it meanwhile.
-        if self.left.records.read_left(&id).is_some() {
-            let mut returned = self.returned();
-            let (times, _) = returned.get(&id).copied().unwrap_or((0, Instant::now()));
-            let wait = AGAIN.saturating_mul(2_u32.saturating_pow(times)).min(LONGEST_WAIT);
-            returned.insert(id, (times + 1, Instant::now() + wait));
-            drop(returned);
-            self.record(stream);
+        let Left { registry, records, returned, .. } = &self.left;
+        if !registry.finish_later(&stream) {
+            return;
         }
-    }
-
-    fn record(&self, stream: Arc<LiveStream>) {
-        if self.left.registry.finish_later(&stream) {
-            (self.left.returned)(stream);
+        // Reading may have taken long: somebody may have finished it meanwhile, or removed it. Who removes it now is told
+        // that it is written to.
+        if records.read_left(&id).is_none() {
+            return registry.finish_no_more(&stream);
         }
+        self.returned().note(id, Instant::now());
+        returned(stream);
     }
 
     /// Has a recorder go on with a session if anything is known of it; false if nothing is. One that was recorded lacks
@@ -142,9 +158,11 @@ impl Finisher {
         match (shown, records.read_left(id)) {
             (Some(shown), _) => {
                 shown.spool.reopen();
-                self.record(shown);
+                if registry.finish_later(&shown) {
+                    (self.left.returned)(shown);
+                }
             }
-            (None, Some(mut record)) if self.is_due(id) => {
+            (None, Some(mut record)) if self.returned().is_due(id, Instant::now()) => {
                 record.recorded = false;
                 self.restore(&record, archive);
             }
@@ -158,7 +176,7 @@ impl Finisher {
 /// A pass over an archive. It is over when this is dropped, also by a disk that does not run it, or that it panics on.
 struct Pass {
     finisher: Finisher,
-    is_for_all: bool,
+    scope: Scope,
     /// Some could not be finished.
     failed: bool,
     end: Result<(), String>,
@@ -167,10 +185,21 @@ struct Pass {
 impl Pass {
     /// Those first of which something is remembered.
     fn begin(self) {
+        let remembered = self.finisher.remembered(Instant::now());
+        self.give_back(remembered);
+    }
+
+    /// One after the other, each in a job of its own: a window is some MB, and a job that takes long looks like storage that
+    /// hangs.
+    fn give_back(self, mut remembered: Vec<RecordingId>) {
         let disk = self.finisher.mount.disk.clone();
-        let work = move |archive: &dyn Archive| {
-            self.finisher.give_back(archive);
-            if self.is_for_all { self.go_on(None) } else { self.ends(Ok(())) }
+        let work = move |archive: &dyn Archive| match (remembered.pop(), self.scope) {
+            (Some(id), _) => {
+                self.finisher.give_back(&id, archive);
+                self.give_back(remembered);
+            }
+            (None, Scope::All) => self.go_on(None),
+            (None, Scope::Remembered) => self.ends(Ok(())),
         };
         // One that is not taken is dropped with the pass.
         let _ = disk.submit(work);
@@ -213,12 +242,14 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         let Finisher { mount, is_left, is_busy, .. } = &self.finisher;
-        let was_left = is_left.swap(self.failed || self.end.is_err(), Ordering::AcqRel);
-        if let Err(error) = &self.end
-            && !was_left
-        {
-            // Once, however often it is tried.
-            events::interrupted_left(&mount.label, error);
+        if self.scope == Scope::All {
+            let was_left = is_left.swap(self.failed || self.end.is_err(), Ordering::AcqRel);
+            if let Err(error) = &self.end
+                && !was_left
+            {
+                // Once, however often it is tried.
+                events::interrupted_left(&mount.label, error);
+            }
         }
         is_busy.store(false, Ordering::Release);
     }
@@ -231,6 +262,21 @@ mod tests {
     use std::thread;
     use storage::disk::{HUNG_AFTER, SyncPolicy};
     use storage::live::LiveSettings;
+
+    #[test]
+    fn a_session_that_is_handed_back_in_vain_waits_longer_each_time_and_up_to_an_hour() {
+        let stream = storage::StreamName::new("live", "show").expect("valid name");
+        let id = RecordingId::new(stream, "2026112112000000").expect("a session");
+        let (mut returned, begun) = (HandedBack::default(), Instant::now());
+        assert!(returned.is_due(&id, begun));
+        let mut now = begun;
+        for minutes in [15, 30, 60, 60] {
+            returned.note(id.clone(), now);
+            let due = now + Duration::from_secs(minutes * 60);
+            assert!(!returned.is_due(&id, due - Duration::from_secs(1)) && returned.is_due(&id, due), "{minutes}");
+            now = due;
+        }
+    }
 
     #[test]
     fn a_pass_that_storage_does_not_take_or_that_fails_can_be_tried_again() {

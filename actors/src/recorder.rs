@@ -49,8 +49,8 @@ pub enum Msg {
     Synced(u64, io::Result<()>),
     /// And so are the entries that name them.
     Recorded(u64, io::Result<End>),
-    /// The VOD is there.
-    Finished(u64, io::Result<()>),
+    /// The VOD is there, with so many gaps.
+    Finished(u64, io::Result<u64>),
     /// Fails on purpose.
     Fail(Fault),
 }
@@ -282,10 +282,10 @@ impl State {
         self.tick(myself, now);
     }
 
-    fn finished(&mut self, ticket: u64, result: io::Result<()>, now: Instant) {
-        if self.answered(ticket, result, now).is_some() {
-            self.stream.spool.finish();
-            events::recorded(&self.stream);
+    fn finished(&mut self, ticket: u64, result: io::Result<u64>, now: Instant) {
+        if let Some(gaps) = self.answered(ticket, result, now) {
+            self.stream.spool.finish_with(gaps);
+            events::recorded(&self.stream, gaps);
         }
     }
 

@@ -114,9 +114,48 @@ struct Probed {
     is_due: bool,
     /// It has hung since somebody knew where it is.
     was_hung: bool,
-    /// When those that were left are looked for, and how often some of them could not be finished.
-    again: Instant,
+    pace: Pace,
+}
+
+/// When interrupted recordings are looked for.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// When those are looked for of which something is remembered.
+    remembered: Instant,
+    /// When the archive is looked through again, and how often some recordings in it could not be finished.
+    all: Instant,
     failed: u32,
+}
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// All of them, through the whole archive.
+    All,
+    /// Those of which something is remembered.
+    Remembered,
+}
+
+impl Pace {
+    fn from(now: Instant) -> Self {
+        Self { remembered: now, all: now, failed: 0 }
+    }
+
+    /// What it is time for. Recordings that cannot be finished wait, however often the archive becomes well, and nobody
+    /// waits for them. `is_due`: there may be interrupted ones; `is_left`: the last look through all has left some.
+    fn next(&mut self, is_due: bool, is_left: bool, now: Instant) -> Option<Look> {
+        let due = if is_left { now >= self.all } else { is_due };
+        if !due && now < self.remembered {
+            return None;
+        }
+        self.remembered = now + FINISH_AGAIN;
+        if !due {
+            return Some(Look::Remembered);
+        }
+        self.failed = if is_left { self.failed.saturating_add(1) } else { 0 };
+        self.all = now + FINISH_AGAIN.saturating_mul(2_u32.saturating_pow(self.failed)).min(LONGEST_WAIT);
+        Some(Look::All)
+    }
 }
 
 impl Probed {
@@ -131,8 +170,7 @@ impl Probed {
             finisher,
             is_due: true,
             was_hung: false,
-            again: now,
-            failed: 0,
+            pace: Pace::from(now),
         }
     }
 
@@ -174,18 +212,11 @@ impl Probed {
             // Nothing is known of it: what is asked may hang.
             return;
         }
-        let is_time = now >= self.again;
-        // Those that cannot be finished wait, however often the archive becomes well.
-        let is_due = if self.finisher.is_left() { is_time } else { self.is_due };
-        let begun = match (is_due, is_time) {
-            (true, _) => self.finisher.begin(),
-            (false, true) => self.finisher.begin_left(),
-            (false, false) => return,
-        };
-        self.failed = if self.finisher.is_left() { self.failed.saturating_add(1) } else { 0 };
-        let wait = FINISH_AGAIN.saturating_mul(2_u32.saturating_pow(self.failed));
-        self.again = now + wait.min(LONGEST_WAIT);
-        self.is_due &= !(is_due && begun);
+        match self.pace.next(self.is_due, self.finisher.is_left(), now) {
+            Some(Look::All) => self.is_due &= !self.finisher.begin(),
+            Some(Look::Remembered) => drop(self.finisher.begin_left()),
+            None => {}
+        }
     }
 
     fn answered(&mut self, begun: Instant, answer: io::Result<()>, room: io::Result<Room>, now: Instant) {
@@ -208,7 +239,7 @@ impl Probed {
             if other.is_some() || before.is_none() && self.was_hung {
                 self.mount.disk.replaced();
                 // What was begun there may have been interrupted when it went, and a pass over it may hang for ever.
-                (self.is_due, self.failed, self.finisher) = (true, 0, self.finisher.afresh());
+                (self.is_due, self.pace, self.finisher) = (true, Pace::from(now), self.finisher.afresh());
             }
             self.was_hung = false;
         }
@@ -247,6 +278,26 @@ fn judge(seen: Seen) -> Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_finished_waits_longer_each_time_and_nobody_waits_for_it() {
+        let begun = Instant::now();
+        let mut pace = Pace::from(begun);
+        assert_eq!(pace.next(true, false, begun), Some(Look::All));
+        assert_eq!(pace.next(true, false, begun + Duration::from_secs(1)), Some(Look::All), "it has become well again");
+        let (mut all, mut looks) = (vec![0], 0);
+        for second in 2..4 * 3600 {
+            match pace.next(true, true, begun + Duration::from_secs(second)) {
+                Some(Look::All) => all.push(second),
+                Some(Look::Remembered) => looks += 1,
+                None => {}
+            }
+        }
+        let waits: Vec<_> = all.windows(2).map(|pair| (pair[1] - pair[0]) / 60).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert!(looks + all.len() > 4 * 60 - 5, "every minute: {looks}");
+        assert_eq!(pace.next(false, false, begun + Duration::from_secs(4 * 3600)), None);
+    }
 
     #[test]
     fn the_worst_sign_decides() {

@@ -2,6 +2,7 @@
 
 mod actors;
 mod asking;
+mod broken;
 mod browser;
 mod caught;
 mod chance;

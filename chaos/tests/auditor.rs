@@ -413,7 +413,7 @@ fn the_judge_catches_each_invariant_that_is_broken_on_purpose() {
         observed.saw(Testimony { report, segments, order });
         observed.broken()
     };
-    assert_eq!(judged(Fault::None), Vec::<String>::new());
+    assert_eq!(judged(Fault::None), []);
     // A playlist before its digests, a name that is used again, other bytes under a name, a live path that waits.
     for (fault, part) in [
         (Fault::DigestMissing, "Digest at"),
@@ -422,7 +422,7 @@ fn the_judge_catches_each_invariant_that_is_broken_on_purpose() {
         (Fault::Stands, "no new segment"),
     ] {
         let broken = judged(fault);
-        assert!(broken.iter().any(|broken| broken.contains(part)), "{fault:?}: {broken:?}");
+        assert!(broken.iter().any(|broken| broken.to_string().contains(part)), "{fault:?}: {broken:?}");
     }
 }
 

@@ -121,11 +121,16 @@ impl Movie {
         let track = track.get_or_insert_with(|| Track::new(trak.clone()));
         let entry = track.entry(&trak);
         let (mut count, mut bytes) = (0, 0);
+        let mut usual = track.samples.last().map(|stored| stored.duration);
         for sample in samples(read, kind) {
             // Timestamps of MPEG-TS may begin anew inside a segment, too.
             let dts = near(sample.dts + shift, expected);
             expected = dts;
             track.push(sample, dts)?;
+            // What is before the first may have been stretched over a gap; it lasts no longer than that was thought to.
+            if let (Some(usual), Some(first)) = (usual.take(), track.samples.last_mut()) {
+                first.duration = first.duration.min(usual);
+            }
             if kind == TrackKind::Video {
                 let duration = track.samples.last().map_or(0, |stored| i64::from(stored.duration));
                 self.shown = self.shown.max(dts + composition(sample) + duration);
@@ -308,7 +313,8 @@ impl Track {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::AacConfig;
+    use crate::codec::avc::tests::RECORD;
+    use crate::{AacConfig, AvcConfig};
     use mp4_atom::{Atom, Decode, Header};
     use std::sync::Arc;
 
@@ -358,6 +364,29 @@ mod tests {
         let offsets = &stbl.co64.as_ref().expect("offsets").entries;
         assert_eq!(*offsets, [0, 1, 2].map(|n| head.len() as u64 + n * chunk));
         assert_eq!(payload(&second(0, 2)).map(|data| data.len() as u64).sum::<u64>(), chunk);
+    }
+
+    /// A second of ten pictures.
+    fn pictures(from: i64) -> Read {
+        let config = AvcConfig::parse(Bytes::from_static(&RECORD)).expect("valid");
+        let Read { samples, .. } = second(from, 1);
+        let samples = samples.into_iter().map(|sample| Sample { kind: TrackKind::Video, ..sample }).collect();
+        Read { tracks: Tracks { video: Some(Arc::new(config)), audio: None }, samples }
+    }
+
+    #[test]
+    fn what_begins_anew_soon_after_a_gap_is_not_kept_waiting_for_as_long_as_the_gap() {
+        let mut movie = Movie::default();
+        movie.add(&pictures(0), 0, false).expect("short");
+        // Nine seconds are missing; then the encoder goes on, and another one comes.
+        movie.add(&pictures(10 * SECOND), 10 * SECOND, true).expect("short");
+        movie.add(&pictures(0), 11 * SECOND, false).expect("short");
+        let moov = moov(&movie.head().expect("media"));
+        assert_eq!(moov.mvhd.duration, 12 * SECOND.cast_unsigned());
+        let stts = &moov.trak[0].mdia.minf.stbl.stts;
+        let (step, gap) = (SECOND as u32 / 10, 9 * SECOND as u32);
+        let durations: Vec<_> = stts.entries.iter().map(|run| (run.sample_count, run.sample_delta)).collect();
+        assert_eq!(durations, [(9, step), (1, step + gap), (20, step)]);
     }
 
     #[test]

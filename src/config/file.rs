@@ -52,7 +52,7 @@ pub(super) fn read(path: &Path, config: &mut Config, problems: &mut Vec<Problem>
             (_, toml::Value::String(text)) => note(problems, place, config.set(field, text)),
             (_, toml::Value::Integer(number)) => note(problems, place, config.set(field, &number.to_string())),
             (_, toml::Value::Boolean(truth)) => note(problems, place, config.set(field, &truth.to_string())),
-            (_, _) => note(problems, place, Err("is to be text, a number, true or false".to_owned())),
+            (_, _) => note(problems, place, Err("is to be text, a whole number, true or false".to_owned())),
         }
     }
 }

@@ -151,7 +151,15 @@ impl Archive for LocalDirectory {
     fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Content) -> io::Result<()> {
         let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
         let options = fs::File::options().write(true).custom_flags(no_link).clone();
-        let file = options.open(self.aside(stream, name, aside))?;
+        let path = self.aside(stream, name, aside);
+        let file = match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                // It had the name of the file, and was exchanged with it.
+                write::make_way(&path)?;
+                return self.direct.create(&path, bytes);
+            }
+            opened => opened?,
+        };
         // Somebody's copy of a playlist may be a second name of the file.
         let before = file.metadata()?;
         if before.nlink() != 1 {
@@ -183,7 +191,11 @@ impl Archive for LocalDirectory {
     }
 
     fn discard(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<()> {
-        remove(&self.aside(stream, name, aside))
+        let path = self.aside(stream, name, aside);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => write::make_way(&path),
+            removed => removed,
+        }
     }
 
     fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()> {
@@ -450,10 +462,14 @@ mod tests {
         let replaced = archive.exchange(&stream, "0.m3u8", aside).expect("exchanged");
         assert_eq!(archive.read(&stream, "0.m3u8").expect("a file"), bytes);
         if let Some(replaced) = replaced {
-            archive.discard(&stream, "0.m3u8", replaced).expect("left alone");
+            archive.rewrite_aside(&stream, "0.m3u8", replaced, &bytes.clone().into()).expect("written");
+            archive.discard(&stream, "0.m3u8", replaced).expect("a file");
         }
         archive.remove(&stream, "0.m3u8.9.tmp").expect("left alone");
         let notes = fs::read_dir(&place).expect("listed").flatten().filter(|found| found.path().join("notes").exists());
-        assert_eq!(notes.count(), 3, "nothing of somebody else's is gone");
+        let mut names: Vec<_> = notes.map(|found| found.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        assert_eq!(names.len(), 3, "nothing of somebody else's is gone: {names:?}");
+        assert!(names[0].starts_with("0-1.m4s.") && names[0].ends_with(".directory"), "{names:?}");
     }
 }

@@ -51,6 +51,9 @@ pub struct Record {
     /// So has its recording, if it has one: whoever adopts the session has nothing to add, even if it is gone.
     #[serde(default)]
     pub recorded: bool,
+    /// Number of the session's first segment, if it is recorded: what its recording lacks is told from there on.
+    #[serde(default)]
+    first_sequence: Option<u64>,
     segments: Vec<SegmentRecord>,
 }
 
@@ -109,6 +112,7 @@ impl Record {
             multivariant: String::from_utf8_lossy(&snapshot.multivariant.bytes).into_owned(),
             ended: snapshot.ended,
             recorded: stream.spool.is_finished(),
+            first_sequence: stream.settings.record.then(|| stream.spool.first()),
             segments: segments.collect(),
         }
     }
@@ -133,6 +137,9 @@ impl Record {
         let stream = LiveStream::new(self.stream.clone(), settings, self.session(), snapshot, self.epoch);
         let waiting = Publisher::Grace { until: Instant::now() + settings.grace };
         stream.set_publisher(if self.ended { Publisher::Ended } else { waiting });
+        if let Some(first) = self.first_sequence {
+            stream.spool.began_at(first);
+        }
         if self.recorded {
             stream.spool.finish();
         }
@@ -354,6 +361,20 @@ mod tests {
         assert_eq!(gaps, [torn.clone(), lost]);
         assert!(partial.is_lost(&torn) && !whole.is_lost(&torn));
         assert!(partial.file(&torn).is_none() && partial.files().keys().all(|name| **name != torn));
+    }
+
+    #[test]
+    fn what_a_recording_lacks_is_told_from_the_beginning_of_its_session() {
+        let (stream, snapshot) = published_window(9);
+        let settings = StreamSettings { all: stream.settings, takeover: Arc::default() };
+        let first = |first_sequence| {
+            let record = Record { first_sequence, ..Record::of(&stream, &snapshot) };
+            record.restore(&mut |_| None, &settings).spool.first()
+        };
+        let listed = snapshot.listed[0].sequence;
+        assert!(listed > 1);
+        assert_eq!((first(Some(1)), first(None)), (1, listed));
+        assert_eq!(Record::of(&stream, &snapshot).first_sequence, None, "it is not recorded");
     }
 
     #[test]

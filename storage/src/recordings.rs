@@ -185,8 +185,8 @@ impl Recordings {
         Ok(record)
     }
 
-    /// Writes playlists and digests of a session that is over, and then its record.
-    pub fn finish(&self, record: SessionRecord, because: &str) -> io::Result<()> {
+    /// Writes playlists and digests of a session that is over, and then its record. How many gaps are in it.
+    pub fn finish(&self, record: SessionRecord, because: &str) -> io::Result<u64> {
         let directory = self.directory(&record.id);
         let record = self.with_earlier(record)?;
         let all = self.entries(&record)?;
@@ -195,8 +195,9 @@ impl Recordings {
         write(DIGESTS, SessionRecord::digests(&all))?;
         write(MEDIA_PLAYLIST, record.playlist(&all).into_bytes())?;
         write(MULTIVARIANT_PLAYLIST, record.multivariant.clone().into_bytes())?;
+        let gaps = record.gaps;
         // Its movie may have been made meanwhile.
-        write(SESSION, self.with_earlier(record)?.to_json())
+        write(SESSION, self.with_earlier(record)?.to_json()).map(|()| gaps)
     }
 
     /// Finishes recordings of sessions that ended without it: the process ended, or storage was away. Looks at some after
@@ -216,7 +217,10 @@ impl Recordings {
                 // keeps nobody else from it.
                 let still = self.read(&record.id).ok().flatten().filter(|record| record.ended_at_ms.is_none());
                 if let Some(still) = still.filter(|_| !is_live(&record.id)) {
-                    tried(&record.id, self.finish(still, "interrupted"));
+                    tried(&record.id, self.finish(still, "interrupted").map(drop));
+                }
+                if begun.elapsed() >= LOOKED_FOR {
+                    return Ok(Some(record.id));
                 }
             }
             if after.is_none() {

@@ -97,6 +97,12 @@ impl Registry {
         self.finishing().values().cloned().collect()
     }
 
+    /// How many there are besides one.
+    pub fn finishing_besides(&self, id: &RecordingId) -> usize {
+        let finishing = self.finishing();
+        finishing.len() - usize::from(finishing.contains_key(id))
+    }
+
     /// Whether a recording waits for storage, without its stream.
     pub fn is_finishing(&self, id: &RecordingId) -> bool {
         self.finishing().contains_key(id)

@@ -96,6 +96,12 @@ impl Spool {
         spool
     }
 
+    /// Told that the session began before what is known of it.
+    pub fn began_at(&self, sequence: u64) {
+        let mut state = self.lock();
+        state.first = state.first.min(sequence);
+    }
+
     /// Notes what was published since the last call, and keeps at most this many bytes of what has left the window.
     pub fn note(&self, snapshot: &Snapshot, max_bytes: usize) {
         let mut state = self.lock();
@@ -137,6 +143,13 @@ impl Spool {
     /// The recording is complete: its playlist is written.
     pub fn finish(&self) {
         self.lock().finished = true;
+    }
+
+    /// So it is, and so many gaps are in it: those that were found on storage, too.
+    pub fn finish_with(&self, gaps: u64) {
+        let mut state = self.lock();
+        state.finished = true;
+        state.gaps = state.gaps.max(gaps);
     }
 
     /// Whether the recording is complete.

@@ -74,6 +74,7 @@ impl Actor for Streams {
     /// Streams that live already are those of a predecessor, or of the process before this one.
     async fn post_start(&self, myself: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
         let _busy = state.vital.enter("post_start");
+        state.remember_all();
         for stream in state.environment.registry.all() {
             // One that has ended is closed by its lock, and retired, like any other.
             state.build(&myself, stream).await;
@@ -159,8 +160,8 @@ impl State {
             let registry = &self.environment.registry;
             let before = registry.get(&ask.stream.to_string()).filter(|before| is_left(before));
             // Before it loses its name: whoever finishes what nobody records is to leave it alone.
-            if let Some(unfinished) = before.as_ref().filter(|before| is_unfinished(before)) {
-                registry.finish_later(unfinished);
+            if let Some(before) = &before {
+                registry.finish_later(before);
             }
             if registry.insert(stream.clone()).is_err() {
                 return ask.answer(Err(Denial::TooManyStreams));
@@ -168,6 +169,10 @@ impl State {
             // The new session's record takes the place of its own.
             before.iter().for_each(|before| self.leave(before));
             self.close(myself, &ask.stream).await;
+            if let Some(before) = &before {
+                // One without a tree, too.
+                self.finish_recording(myself, Unfinished::new(before)).await;
+            }
             self.build(myself, stream).await;
         }
         match self.trees.get(&ask.stream).and_then(|tree| tree.running.as_ref()) {
@@ -268,15 +273,21 @@ impl State {
     /// The window of an ended session goes, and what is remembered of the name with it, but for the numbers: more
     /// discontinuities may have been in it than hours have passed.
     fn retire(&mut self, stream: &Arc<LiveStream>) {
+        let shown = self.environment.registry.get(&stream.name.to_string());
+        if !shown.is_some_and(|shown| Arc::ptr_eq(&shown, stream)) {
+            return;
+        }
+        let used = Record::of(stream, &stream.window.snapshot()).numbers_after();
+        self.environment.used = self.environment.used.or_higher(used);
+        // By what is remembered the next process tells what is missing in a recording. Before it loses its name: whoever
+        // finishes what nothing is known of is to find it.
+        let is_left = is_left(stream);
+        if is_left {
+            self.leave(stream);
+        }
         self.environment.registry.remove(stream);
-        if self.environment.registry.get(&stream.name.to_string()).is_none() {
-            let used = Record::of(stream, &stream.window.snapshot()).numbers_after();
-            self.environment.used = self.environment.used.or_higher(used);
-            // By what is remembered the next process tells what is missing in a recording.
-            match is_left(stream) {
-                true => self.leave(stream),
-                false => self.environment.records.forget(&RecordingId::of(stream)),
-            }
+        if !is_left {
+            self.environment.records.forget(&RecordingId::of(stream));
         }
     }
 

@@ -1,5 +1,6 @@
 //! Every actor of a stream's tree fails, in every way, while it publishes.
 
+use super::broken::Broken;
 use super::chance::Chance;
 use super::judge::Observed;
 use super::report::{Outcome, Row, Told};
@@ -194,9 +195,10 @@ fn sessions(setting: &Setting) -> anyhow::Result<Outcome> {
         let seen = viewer.stop();
         let limit = if *way == "block" { ACCEPTED_STUCK } else { ACCEPTED };
         let mut broken = seen.broken;
-        broken.extend((next.took > limit).then(|| format!("accepted after {:.1} s", next.took.as_secs_f64())));
+        let late = || Broken::Late(format!("accepted after {:.1} s", next.took.as_secs_f64()));
+        broken.extend((next.took > limit).then(late));
         let discontinuities = seen.discontinuities;
-        broken.extend((discontinuities != 1).then(|| format!("{discontinuities} discontinuities")));
+        broken.extend((discontinuities != 1).then(|| format!("{discontinuities} discontinuities").into()));
         let text = format!(
             "session: {way}. Its encoder was told after {:.2} s, and accepted {:.2} s after it asked again; {} segments, {discontinuities} discontinuity.",
             lost.as_secs_f64(),

@@ -1,5 +1,6 @@
 //! A stock hls.js in Chromium, measured while faults strike.
 
+use super::broken::Broken;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -26,10 +27,20 @@ pub struct Played {
 
 impl Played {
     /// Promises that were broken.
-    pub fn broken(&self) -> Option<String> {
-        let held = self.stalls == 0 && self.errors.is_empty() && self.played_s > 0.0;
+    pub fn broken(&self) -> Option<Broken> {
         let Self { stalls, stalled_ms, errors, .. } = self;
-        (!held).then(|| format!("hls.js stalled {stalls} times ({stalled_ms:.0} ms), errors: {errors:?}"))
+        let sentence = format!("hls.js stalled {stalls} times ({stalled_ms:.0} ms), errors: {errors:?}");
+        match (*stalls, self.played_s > 0.0 && self.fatal() == 0) {
+            (0, true) if errors.is_empty() => None,
+            // It complains of its stalls, too.
+            (1.., true) => Some(Broken::Late(sentence)),
+            _ => Some(sentence.into()),
+        }
+    }
+
+    /// How many of its complaints ended the show.
+    pub fn fatal(&self) -> usize {
+        self.errors.iter().filter(|error| error["fatal"] == true).count()
     }
 }
 

@@ -1,5 +1,6 @@
 //! A promise is broken on purpose in the real binary: a judge that does not notice is worth nothing.
 
+use super::broken::sentences;
 use super::judge::Observed;
 use super::report::{Outcome, Told};
 use super::witness::{Pictures, Witness};
@@ -47,11 +48,11 @@ pub fn run(setting: &Setting) -> anyhow::Result<Outcome> {
         let _ = std::fs::remove_dir_all(directory);
     }
     let found = observed.broken();
-    let noticed = found.iter().any(|broken| broken.contains("no new segment"));
+    let noticed = found.iter().any(|broken| broken.to_string().contains("no new segment"));
     let text = format!(
         "The segmenter was blocked {BLOCKS} times for {BLOCK_MS} ms. The judge found: {}.",
-        if found.is_empty() { "nothing".to_owned() } else { found.join("; ") }
+        if found.is_empty() { "nothing".to_owned() } else { sentences(&found) }
     );
-    let broken = if noticed { Vec::new() } else { vec!["the judge did not notice".to_owned()] };
+    let broken = if noticed { Vec::new() } else { vec!["the judge did not notice".into()] };
     Ok(Outcome { told: vec![Told { text, figures: serde_json::to_value(&observed)?, broken }], ..Outcome::default() })
 }

@@ -1,6 +1,7 @@
 //! Encoders die in every way they do, and come back; two fight for a key; one comes and goes.
 
 use super::asking::Asking;
+use super::broken::Broken;
 use super::judge::Answers;
 use super::report::{Outcome, Told};
 use super::stage::start;
@@ -61,21 +62,22 @@ pub fn deaths(setting: &Setting, tries: usize) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     for death in Death::ALL {
         let (server, _removed) = start(setting, "deaths", &[])?;
-        let mut broken = Vec::new();
+        let mut broken: Vec<Broken> = Vec::new();
         let mut times = Vec::new();
         while times.len() + broken.len() < tries {
             let count = SIDE_BY_SIDE.min(tries - times.len() - broken.len());
             for came in die_and_return(&server, &clip, death, count)? {
                 match came {
                     Ok(time) => times.push(time),
-                    Err(error) => broken.push(format!("{}: {error:#}", death.label())),
+                    Err(error) => broken.push(format!("{}: {error:#}", death.label()).into()),
                 }
             }
         }
         times.sort_unstable();
         let p99 = times.get(times.len() * 99 / 100).or(times.last()).copied().unwrap_or_default();
         if p99 > ADMITTED {
-            broken.push(format!("{}: the 99th percentile is {:.1} s", death.label(), p99.as_secs_f64()));
+            let sentence = format!("{}: the 99th percentile is {:.1} s", death.label(), p99.as_secs_f64());
+            broken.push(Broken::Late(sentence));
         }
         let (median, longest) = (times.get(times.len() / 2), times.last());
         let seconds = |time: Option<&Duration>| time.copied().unwrap_or_default().as_secs_f64();
@@ -213,8 +215,8 @@ pub fn fight(setting: &Setting, attempts: usize) -> anyhow::Result<Outcome> {
     let won: usize = fighters.into_iter().map(|fighter| fighter.join().unwrap_or(1)).sum();
     let took = begun.elapsed();
     let testimony = witness.finish()?;
-    let mut broken = Vec::new();
-    let mut check = |kept: bool, sentence: String| broken.extend((!kept).then_some(sentence));
+    let mut broken: Vec<Broken> = Vec::new();
+    let mut check = |kept: bool, sentence: String| broken.extend((!kept).then(|| sentence.into()));
     check(won == 0, format!("{won} of {attempts} took the stream from an encoder that sends"));
     check(!holder.is_lost(), "the holder lost its connection".to_owned());
     let order = testimony.order;
@@ -267,15 +269,16 @@ pub fn flap(setting: &Setting, cycles: usize, within: Duration) -> anyhow::Resul
     let published = server.metric("steadycast_stream_segments_published_total", "live/show")? as u64;
     settled(published)?;
     let (fds_after, memory_after) = (descriptors(), resident()?);
-    let mut broken = refused;
-    let mut check = |kept: bool, sentence: String| broken.extend((!kept).then_some(sentence));
-    check(took <= within + Duration::from_secs(10), format!("it took {:.0} s", took.as_secs_f64()));
-    check(fds_after <= fds + 1, format!("{fds} descriptors before, {fds_after} after"));
-    check(memory_after <= memory + MAX_GROWTH_MIB, format!("{memory} MiB before, {memory_after} after"));
+    let mut broken: Vec<Broken> = refused.into_iter().map(Broken::from).collect();
+    let mut check = |kept: bool, sentence: Broken| broken.extend((!kept).then_some(sentence));
+    check(took <= within + Duration::from_secs(10), Broken::Late(format!("it took {:.0} s", took.as_secs_f64())));
+    check(fds_after <= fds + 1, format!("{fds} descriptors before, {fds_after} after").into());
+    check(memory_after <= memory + MAX_GROWTH_MIB, format!("{memory} MiB before, {memory_after} after").into());
     check(
-        answers.p99_ms <= MAX_API.as_secs_f64() * 1000.0 && answers.failed == 0,
-        format!("health and metrics: p99 {:.1} ms, {} in vain", answers.p99_ms, answers.failed),
+        answers.p99_ms <= MAX_API.as_secs_f64() * 1000.0,
+        Broken::Late(format!("health and metrics: p99 {:.1} ms", answers.p99_ms)),
     );
+    check(answers.failed == 0, format!("{} of {} questions failed", answers.failed, answers.asked).into());
     drop(holder);
     let Answers { asked, p99_ms, .. } = answers;
     let text = format!(

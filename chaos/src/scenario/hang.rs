@@ -1,5 +1,6 @@
 //! Storage hangs for minutes while sessions are recorded: memory grows to the spools' bound and no further.
 
+use super::broken::Broken;
 use super::report::{Outcome, Told};
 use super::{Setting, clip};
 use crate::bench::machine::usage_of_tree;
@@ -92,22 +93,22 @@ impl Seen {
         let growth = full.last().copied().unwrap_or(0).saturating_sub(full.first().copied().unwrap_or(0));
         let bound = before + (STREAMS * SPOOL_MIB) as u64 + SLACK_MIB;
         let mut broken = Vec::new();
-        let mut check = |kept: bool, sentence: String| {
+        let mut check = |kept: bool, sentence: Broken| {
             if !kept {
                 broken.push(sentence);
             }
         };
-        check(peak <= bound, format!("memory reached {peak} MiB, the bound is {bound}"));
-        check(growth <= FLAT_MIB, format!("memory grew by {growth} MiB after spools were full"));
-        check(full.len() > 1, "the hang was over before spools were full: this proves nothing".to_owned());
+        check(peak <= bound, format!("memory reached {peak} MiB, the bound is {bound}").into());
+        check(growth <= FLAT_MIB, format!("memory grew by {growth} MiB after spools were full").into());
+        check(full.len() > 1, "the hang was over before spools were full: this proves nothing".into());
         let filled = (STREAMS * SPOOL_MIB) as u64 * 9 / 10;
         check(
             spooled >= filled,
-            format!("spools held {spooled} MiB at the end, which proves nothing: {filled} were expected"),
+            format!("spools held {spooled} MiB at the end, which proves nothing: {filled} were expected").into(),
         );
-        check(disconnected == 0, format!("{} publishers were disconnected", disconnected));
-        check(stuck == 0, format!("{stuck} actors were stuck"));
-        check(healed, "storage was not well again in time".to_owned());
+        check(disconnected == 0, format!("{disconnected} publishers were disconnected").into());
+        check(stuck == 0, Broken::Late(format!("{stuck} actors were stuck")));
+        check(healed, Broken::Late("storage was not well again in time".to_owned()));
         let text = format!(
             "{STREAMS} streams of 945 kbit/s were recorded with a spool of {SPOOL_MIB} MiB each while every storage operation hung for {} s. Resident memory was {before} MiB before, {peak} MiB at most (the bound is what there was, the spools, and {SLACK_MIB} MiB), and grew by {growth} MiB from {} s on, when spools were full; they held {spooled} MiB at the end. Publishers disconnected: {}.",
             hang.as_secs(),

@@ -1,5 +1,6 @@
 //! Judge: which promises a stream has kept. Pure: it is given what was observed.
 
+use super::broken::Broken;
 use super::browser::Played;
 use super::late::Late;
 use super::witness::{Order, Testimony};
@@ -110,43 +111,52 @@ impl Observed {
     }
 
     /// Promises that were broken; none if all were kept.
-    pub fn broken(&self) -> Vec<String> {
+    pub fn broken(&self) -> Vec<Broken> {
         let mut broken = Vec::new();
-        let mut check = |kept: bool, sentence: String| {
+        let mut check = |kept: bool, sentence: Broken| {
             if !kept {
                 broken.push(sentence);
             }
         };
-        check(!self.must_strike || self.struck > 0, "the fault was never met: this proves nothing".to_owned());
-        check(self.segments > 0, "nothing was seen".to_owned());
+        check(!self.must_strike || self.struck > 0, "the fault was never met: this proves nothing".into());
+        check(self.segments > 0, "nothing was seen".into());
         for finding in &self.findings {
-            check(false, format!("{:?} at {}: {}", finding.rule, finding.subject, finding.detail));
+            check(false, format!("{:?} at {}: {}", finding.rule, finding.subject, finding.detail).into());
         }
         let limit = MAX_WAIT * self.target_duration + self.generator_lag + LOOK.as_secs_f64();
         check(
             self.longest_wait <= limit,
-            format!("no new segment for {:.1} s, allowed are {limit:.1}", self.longest_wait),
+            Broken::Late(format!("no new segment for {:.1} s, allowed are {limit:.1}", self.longest_wait)),
         );
         let Order { pictures, missing, repeated, unknown, .. } = self.order;
-        check(pictures > 0, "no picture was seen".to_owned());
-        check(missing + repeated + unknown == 0, format!("{missing} missing, {repeated} repeated, {unknown} damaged"));
-        check(!self.disconnected, "the publisher was disconnected".to_owned());
-        check(!self.session_changed, "the session or its published-at changed".to_owned());
-        check(self.healed_after.is_some(), "the archive was not whole again in time".to_owned());
+        check(pictures > 0, "no picture was seen".into());
+        check(
+            missing + repeated + unknown == 0,
+            format!("{missing} missing, {repeated} repeated, {unknown} damaged").into(),
+        );
+        check(!self.disconnected, "the publisher was disconnected".into());
+        check(!self.session_changed, "the session or its published-at changed".into());
+        check(self.healed_after.is_some(), Broken::Late("the archive was not whole again in time".to_owned()));
         if let Some(sentence) = self.played.as_ref().and_then(Played::broken) {
             check(false, sentence);
         }
         let fits = self.recorded.as_ref().is_none_or(|recorded| recorded.fits);
         for sentence in self.late.iter().flat_map(|late| late.broken(fits)) {
-            check(false, sentence);
+            check(false, sentence.into());
         }
         if let Some(recorded) = &self.recorded {
-            check(recorded.different.is_empty(), format!("recorded with other bytes: {:?}", recorded.different));
-            check(recorded.absent.is_empty(), format!("listed in the recording and not there: {:?}", recorded.absent));
-            check(recorded.same > 0, "nothing of what viewers got is recorded".to_owned());
-            check(!recorded.fits || recorded.gaps == 0, format!("{} gaps without need", recorded.gaps));
+            check(recorded.different.is_empty(), format!("recorded with other bytes: {:?}", recorded.different).into());
+            check(
+                recorded.absent.is_empty(),
+                format!("listed in the recording and not there: {:?}", recorded.absent).into(),
+            );
+            check(recorded.same > 0, "nothing of what viewers got is recorded".into());
+            check(!recorded.fits || recorded.gaps == 0, format!("{} gaps without need", recorded.gaps).into());
             let (listed, told) = (recorded.gaps, recorded.told_gaps);
-            check(listed <= told, format!("{listed} segments are missing and {told} are in the session's record"));
+            check(
+                listed <= told,
+                format!("{listed} segments are missing and {told} are in the session's record").into(),
+            );
         }
         broken
     }
@@ -172,11 +182,12 @@ impl Answers {
     }
 
     /// Promises that were broken.
-    pub fn broken(&self) -> Vec<String> {
+    pub fn broken(&self) -> Vec<Broken> {
         let late = self.p99_ms > MAX_ANSWER.as_secs_f64() * 1000.0;
-        let late = late.then(|| format!("health and metrics were answered within {:.0} ms (p99)", self.p99_ms));
-        let failed = (self.failed > 0).then(|| format!("{} of {} questions failed", self.failed, self.asked));
-        let silent = (self.asked == 0).then(|| "health and metrics were not asked for".to_owned());
+        let late =
+            late.then(|| Broken::Late(format!("health and metrics were answered within {:.0} ms (p99)", self.p99_ms)));
+        let failed = (self.failed > 0).then(|| format!("{} of {} questions failed", self.failed, self.asked).into());
+        let silent = (self.asked == 0).then(|| "health and metrics were not asked for".into());
         late.into_iter().chain(failed).chain(silent).collect()
     }
 }
@@ -209,7 +220,7 @@ mod tests {
 
     #[test]
     fn every_promise_that_is_broken_is_found_and_none_that_is_kept() {
-        assert_eq!(kept().broken(), Vec::<String>::new());
+        assert_eq!(kept().broken(), []);
         let finding = Finding { rule: Rule::Digest, subject: "0-7.m4s".to_owned(), detail: String::new() };
         let recorded = |change: fn(&mut Recorded)| {
             let mut recorded = kept().recorded.expect("one");
@@ -255,7 +266,7 @@ mod tests {
             ),
         ] {
             let found = broken.broken();
-            assert!(found.len() == 1 && found[0].contains(part), "{part}: {found:?}");
+            assert!(found.len() == 1 && found[0].to_string().contains(part), "{part}: {found:?}");
         }
         assert!(kept().struck > 0 && Observed { struck: 0, must_strike: false, ..kept() }.broken().is_empty());
     }

@@ -1,5 +1,6 @@
 //! The process is killed while it writes, at moments that a seed decides; the show goes on.
 
+use super::broken::Broken;
 use super::chance::Chance;
 use super::report::{Outcome, Told};
 use super::viewer::{Seen, Viewer, check, is_gap};
@@ -48,7 +49,7 @@ pub struct Kills {
     /// Segments in the recording that viewers got, all with the same bytes.
     pub recorded: usize,
     /// Promises that were broken.
-    pub broken: Vec<String>,
+    pub broken: Vec<Broken>,
 }
 
 /// Kills it so many times.
@@ -114,7 +115,7 @@ impl Kills {
 
 /// Looks at the archive as it was left: what its playlist lists is there, with the digest that is listed. Whether
 /// something was being written.
-fn look_at_disk(source: &Path, number: usize, broken: &mut Vec<String>) -> anyhow::Result<bool> {
+fn look_at_disk(source: &Path, number: usize, broken: &mut Vec<Broken>) -> anyhow::Result<bool> {
     let directory = source.join("live").join(STREAM);
     let mut aside = false;
     for entry in std::fs::read_dir(&directory)? {

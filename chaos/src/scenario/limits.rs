@@ -1,6 +1,7 @@
 //! What a process has runs out, descriptors and memory; and viewers who do not read keep theirs for long.
 
 use super::asking::Asking;
+use super::broken::Broken;
 use super::report::{Outcome, Told};
 use super::stage::{start, start_supervised};
 use super::viewer::Viewer;
@@ -84,9 +85,9 @@ pub fn memory(setting: &Setting) -> anyhow::Result<Outcome> {
     drop(again);
     let mut broken = seen.broken;
     let restarts = server.metric("steadycast_worker_restarts_total", "")?;
-    broken.extend((restarts != 1.0).then(|| format!("the worker was started again {restarts} times")));
+    broken.extend((restarts != 1.0).then(|| format!("the worker was started again {restarts} times").into()));
     let discontinuities = seen.discontinuities;
-    broken.extend((discontinuities != 1).then(|| format!("{discontinuities} discontinuities")));
+    broken.extend((discontinuities != 1).then(|| format!("{discontinuities} discontinuities").into()));
     drop(server);
     // Its encoders lost their server, twice: what became of them is no promise.
     let _ = crowd.join();
@@ -138,11 +139,16 @@ pub fn slow_viewers(setting: &Setting) -> anyhow::Result<Outcome> {
     let mut broken = viewer.stop().broken;
     let cost = most.saturating_sub(before);
     let order = testimony.order;
-    broken.extend((!whole(order)).then(|| format!("{order:?}")));
+    broken.extend((!whole(order)).then(|| format!("{order:?}").into()));
     broken.extend(
-        testimony.report.findings.iter().take(5).map(|finding| format!("{:?}: {}", finding.rule, finding.detail)),
+        testimony
+            .report
+            .findings
+            .iter()
+            .take(5)
+            .map(|finding| format!("{:?}: {}", finding.rule, finding.detail).into()),
     );
-    broken.extend((cost > MAX_COST_MIB).then(|| format!("they cost {cost} MiB")));
+    broken.extend((cost > MAX_COST_MIB).then(|| format!("they cost {cost} MiB").into()));
     let text = format!(
         "{SLOW} viewers who ask for {QUESTIONS} segments and read none, or never finish a question, were hung up on within {:.0} s and cost {cost} MiB at most; of {} pictures of the show {} are missing.",
         took.as_secs_f64(),
@@ -171,8 +177,8 @@ pub fn descriptors(setting: &Setting) -> anyhow::Result<Outcome> {
     let other = Target { name: "other".to_owned(), ..target };
     let after = Encoder::publish(&other, &clip)?;
     let testimony = witness.finish()?;
-    let mut broken = Vec::new();
-    let mut check = |kept: bool, sentence: String| broken.extend((!kept).then_some(sentence));
+    let mut broken: Vec<Broken> = Vec::new();
+    let mut check = |kept: bool, sentence: String| broken.extend((!kept).then(|| sentence.into()));
     check(!holder.is_lost(), "the holder lost its connection".to_owned());
     let order = testimony.order;
     check(whole(order), format!("{order:?}"));

@@ -1,6 +1,7 @@
 //! A monkey: faults of every kind at random, by a seed, for some minutes. Afterwards everything must be well again, and
 //! nothing may ever have been what no fault excuses.
 
+use super::broken::Broken;
 use super::chance::Chance;
 use super::report::{Outcome, Told};
 use super::stage::start_supervised;
@@ -149,8 +150,8 @@ pub fn run(setting: &Setting, plan: Plan) -> anyhow::Result<Outcome> {
         let present = server.metric("steadycast_stream_publisher_present", "").unwrap_or(0.0);
         moves && healthy && present as usize == plan.streams
     });
-    came.broken.extend(well.err().map(|error| error.to_string()));
-    came.broken.extend(herd.stop().into_iter().take(5));
+    came.broken.extend(well.err().map(|error| error.to_string().into()));
+    came.broken.extend(herd.stop().into_iter().take(5).map(Broken::from));
     came.count_workers(&server, plan)?;
     for viewer in viewers {
         let seen = viewer.stop();
@@ -176,7 +177,7 @@ struct Came {
     discontinuities: u64,
     /// When a thread was last blocked.
     blocked: Option<Instant>,
-    broken: Vec<String>,
+    broken: Vec<Broken>,
 }
 
 impl Came {
@@ -265,7 +266,7 @@ impl Came {
         if restarts > killed + wedged {
             let sentence =
                 format!("the worker was started again {restarts} times: {killed} kills, {wedged} last words");
-            self.broken.push(sentence);
+            self.broken.push(sentence.into());
         }
         Ok(())
     }
@@ -292,7 +293,7 @@ impl Came {
                 " Resident memory was {first:.0} MiB at the start and {last:.0} at the end; over the last third of the time its slope was {slope:.1} MiB an hour."
             ));
             if slope > MAX_SLOPE_MIB {
-                self.broken.push(format!("memory grows by {slope:.1} MiB an hour"));
+                self.broken.push(format!("memory grows by {slope:.1} MiB an hour").into());
             }
         }
         let figures =

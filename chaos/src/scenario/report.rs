@@ -1,5 +1,6 @@
 //! What came of scenarios: a page for people, and JSON of everything that was observed.
 
+use super::broken::{Broken, sentences};
 use super::judge::{Answers, Observed};
 use super::standstill::{Stood, Void};
 use crate::bench::machine;
@@ -12,7 +13,7 @@ pub struct Row {
     /// What was observed.
     pub observed: Observed,
     /// Promises that were broken.
-    pub broken: Vec<String>,
+    pub broken: Vec<Broken>,
 }
 
 /// What came of a scenario.
@@ -38,13 +39,13 @@ pub struct Told {
     /// For machines.
     pub figures: serde_json::Value,
     /// Promises that were broken.
-    pub broken: Vec<String>,
+    pub broken: Vec<Broken>,
 }
 
 impl Outcome {
     /// Of a scenario that could not be played to its end.
     pub fn failed(error: &anyhow::Error) -> Self {
-        let (text, broken) = ("It could not be played to its end.".to_owned(), vec![format!("{error:#}")]);
+        let (text, broken) = ("It could not be played to its end.".to_owned(), vec![format!("{error:#}").into()]);
         Self { told: vec![Told { text, figures: serde_json::Value::Null, broken }], ..Self::default() }
     }
 
@@ -58,11 +59,8 @@ impl Outcome {
     }
 
     /// Promises that were broken, and where.
-    pub fn broken(&self) -> Vec<String> {
-        let rows = self
-            .rows
-            .iter()
-            .flat_map(|row| row.broken.iter().map(|broken| format!("{}: {broken}", row.observed.fault)));
+    pub fn broken(&self) -> Vec<Broken> {
+        let rows = self.rows.iter().flat_map(|row| row.broken.iter().map(|broken| broken.at(&row.observed.fault)));
         let told = self.told.iter().flat_map(|told| told.broken.clone());
         rows.chain(self.answers.iter().flat_map(Answers::broken)).chain(told).collect()
     }
@@ -80,7 +78,7 @@ pub fn json(outcomes: &[(&str, &str, Outcome)]) -> serde_json::Result<String> {
 /// A page for people.
 pub fn markdown(outcomes: &[(&str, &str, Outcome)], seed: u64) -> String {
     let mut text = format!(
-        "# Chaos report\n\nWritten by `make chaos`; run it again to repeat it (seed {seed}). Machine: {}.\n\nThe real binary, publishers of 945 kbit/s whose every picture can be told from the others, and viewers that audit everything (RFC 8216, digests, timestamps, names and bytes that must not change), count pictures and keep the digest of every segment. A fault is judged kept if no picture is missing, repeated or damaged, no finding of the auditor, no wait for a new segment above 1.5 target durations and the generator's own lag, no publisher disconnected, session and published-at the same, the archive whole again within 10 s and 0.25 s for each segment of the backlog, and the recording byte for byte what viewers got, or a gap that the session's record tells.\n\n**Time is compressed** by running faults side by side: up to 16 at a time in one server, each on a mount (a FUSE file system) and a stream of its own, next to streams on healthy storage. How long each fault lasts is not shortened.\n\n**How late the machine itself is** is measured beside everything, by threads of a real-time priority: a host that keeps the processors for others makes everybody late. What seems broken while it is late by more than 1 ms (99th percentile) or 100 ms (once) is void, and played again, twice at most; it is said below.\n",
+        "# Chaos report\n\nWritten by `make chaos`; run it again to repeat it (seed {seed}). Machine: {}.\n\nThe real binary, publishers of 945 kbit/s whose every picture can be told from the others, and viewers that audit everything (RFC 8216, digests, timestamps, names and bytes that must not change), count pictures and keep the digest of every segment. A fault is judged kept if no picture is missing, repeated or damaged, no finding of the auditor, no wait for a new segment above 1.5 target durations and the generator's own lag, no publisher disconnected, session and published-at the same, the archive whole again within 10 s and 0.25 s for each segment of the backlog, and the recording byte for byte what viewers got, or a gap that the session's record tells.\n\n**Time is compressed** by running faults side by side: up to 16 at a time in one server, each on a mount (a FUSE file system) and a stream of its own, next to streams on healthy storage. How long each fault lasts is not shortened.\n\n**How late the machine itself is** is measured beside everything, by threads of a real-time priority: a host that keeps the processors for others makes everybody late. What seems late while it is late by more than 1 ms (99th percentile) or 100 ms (once), and nothing else is broken, is void, and played again, twice at most; it is said below. What is wrong is broken on any machine.\n",
         machine::description()
     );
     for (name, what, outcome) in outcomes {
@@ -95,7 +93,7 @@ fn section(text: &mut String, name: &str, what: &str, outcome: &Outcome) {
     for told in &outcome.told {
         let verdict = match &told.broken[..] {
             [] => "Every promise was kept.".to_owned(),
-            broken => format!("**Broken**: {}.", broken.join("; ")),
+            broken => format!("**Broken**: {}.", sentences(broken)),
         };
         let _ = writeln!(text, "\n{} {verdict}", told.text);
     }
@@ -150,7 +148,7 @@ fn standstill(text: &mut String, outcome: &Outcome) {
             "\nVoid and played again: the machine was late by {} ms (99th percentile) and {} ms at most; not judged: {}.",
             stood.p99_ms,
             stood.longest_ms,
-            broken.join("; ")
+            sentences(broken)
         );
     }
 }
@@ -174,7 +172,7 @@ fn table(text: &mut String, rows: &[Row]) {
             observed.order.missing,
             observed.order.repeated,
             observed.healed_after.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds:.1}")),
-            if broken.is_empty() { "yes".to_owned() } else { format!("**no**: {}", broken.join("; ")) },
+            if broken.is_empty() { "yes".to_owned() } else { format!("**no**: {}", sentences(broken)) },
         );
     }
 }

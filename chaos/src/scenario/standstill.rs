@@ -4,6 +4,7 @@
 //! A thread on each processor, at a real-time priority (SCHED_FIFO), sleeps and notes how late it wakes up. Nothing that is
 //! tested runs at such a priority: what keeps these threads waiting is not the server.
 
+use super::broken::Broken;
 use super::report::Outcome;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
@@ -42,7 +43,7 @@ pub struct Void {
     /// How late the machine was.
     pub stood: Stood,
     /// What seemed to be broken.
-    pub broken: Vec<String>,
+    pub broken: Vec<Broken>,
 }
 
 impl Stood {
@@ -68,25 +69,33 @@ impl Stood {
     }
 }
 
-/// Plays something, and looks how late the machine is meanwhile. If a promise seems to be broken on a machine that is to
-/// blame, it is void, and played again; a promise that seems to be broken in the last try is.
+/// Plays something, and looks how late the machine is meanwhile. If nothing but what is late seems to be broken, on a
+/// machine that is to blame, it is void, and played again; what seems to be broken in the last try is.
 pub fn judged(mut play: impl FnMut() -> anyhow::Result<Outcome>) -> anyhow::Result<Outcome> {
+    Ok(settled(|| {
+        let watch = Watch::begin();
+        let outcome = play().unwrap_or_else(|error| Outcome::failed(&error));
+        (outcome, watch.end())
+    }))
+}
+
+/// The try that counts, and those before it.
+fn settled(mut play: impl FnMut() -> (Outcome, Option<Stood>)) -> Outcome {
     let mut void = Vec::new();
     loop {
-        let watch = Watch::begin();
-        let mut outcome = play().unwrap_or_else(|error| Outcome::failed(&error));
-        let stood = watch.end();
-        let broken = outcome.broken();
+        let (mut outcome, stood) = play();
         if outcome.stood.is_some() {
             // It was judged in parts.
-            return Ok(outcome);
+            return outcome;
         }
-        if broken.is_empty() || void.len() == MAX_REPEATS || !stood.is_some_and(Stood::is_to_blame) {
+        let broken = outcome.broken();
+        let may_be_void = !broken.is_empty() && broken.iter().all(Broken::is_late);
+        let Some(stood) = stood.filter(|stood| may_be_void && void.len() < MAX_REPEATS && stood.is_to_blame()) else {
             (outcome.stood, outcome.void) = (stood, void);
-            return Ok(outcome);
-        }
+            return outcome;
+        };
         broken.iter().for_each(|broken| eprintln!("void, because the machine stood still: {broken}"));
-        void.push(Void { stood: stood.unwrap_or_default(), broken });
+        void.push(Void { stood, broken });
     }
 }
 
@@ -132,7 +141,8 @@ fn look(processor: usize, stop: &AtomicBool) -> Option<Vec<u32>> {
         let due = Instant::now() + SLEEP;
         // What is measured is how late it ends.
         std::thread::sleep(SLEEP);
-        let late = usize::try_from(due.elapsed().as_millis()).unwrap_or(BUCKETS);
+        // Rounded up: what is later than a limit counts as later.
+        let late = usize::try_from(due.elapsed().as_micros().div_ceil(1000)).unwrap_or(BUCKETS);
         counts[late.min(BUCKETS - 1)] += 1;
     }
     Some(counts)
@@ -143,12 +153,12 @@ mod tests {
     use super::super::report::Told;
     use super::*;
 
-    fn outcome(broken: &[&str]) -> Outcome {
-        let broken = broken.iter().map(|text| (*text).to_owned()).collect();
-        Outcome {
-            told: vec![Told { text: String::new(), figures: serde_json::Value::Null, broken }],
-            ..Outcome::default()
-        }
+    const QUIET: Stood = Stood { p99_ms: 1, longest_ms: 100 };
+    const STILL: Stood = Stood { p99_ms: 2, longest_ms: 30 };
+
+    fn outcome(broken: &[Broken]) -> Outcome {
+        let told = Told { text: String::new(), figures: serde_json::Value::Null, broken: broken.to_vec() };
+        Outcome { told: vec![told], ..Outcome::default() }
     }
 
     #[test]
@@ -157,29 +167,46 @@ mod tests {
         counts[0] = 985;
         (counts[7], counts[300]) = (14, 1);
         assert_eq!(Stood::of(&counts), Stood { p99_ms: 7, longest_ms: 300 });
-        assert!(Stood::of(&counts).is_to_blame() && !Stood::of(&[100, 1, 1]).is_to_blame());
     }
 
     #[test]
-    fn what_is_broken_on_a_machine_that_is_not_to_blame_is_broken() {
+    fn what_is_judged_in_parts_is_not_judged_again() {
+        let parts = Outcome { stood: Some(STILL), ..outcome(&[Broken::Late("a stall".to_owned())]) };
         let mut played = 0;
-        let outcome = judged(|| {
+        let outcome = settled(|| {
             played += 1;
-            // Judged in parts, whatever the machine does.
-            Ok(Outcome { stood: Some(Stood::default()), ..outcome(&["a promise"]) })
+            (parts.clone(), Some(STILL))
         });
-        assert_eq!((outcome.expect("played").broken(), played), (vec!["a promise".to_owned()], 1));
+        assert_eq!((outcome.broken().len(), played), (1, 1));
     }
 
     #[test]
-    fn what_is_broken_each_time_is_broken_however_late_the_machine_is() {
-        let mut played = 0;
-        let outcome = judged(|| {
-            played += 1;
-            Ok(outcome(&["a promise"]))
-        })
-        .expect("played");
-        assert_eq!(outcome.broken(), ["a promise"]);
-        assert!(outcome.void.len() == played - 1 && played <= 1 + MAX_REPEATS);
+    fn only_what_is_late_on_a_machine_that_stands_still_is_void_and_not_for_ever() {
+        let (late, wrong) = (Broken::Late("a stall".to_owned()), Broken::from("other bytes"));
+        // What each try finds and how late the machine is, and what is broken after how many that are void.
+        let cases = [
+            (vec![(vec![], STILL)], vec![], 0),
+            (vec![(vec![late.clone()], QUIET)], vec![late.clone()], 0),
+            (vec![(vec![late.clone()], STILL), (vec![], STILL)], vec![], 1),
+            (vec![(vec![late.clone()], Stood { longest_ms: 101, ..QUIET }), (vec![], QUIET)], vec![], 1),
+            (vec![(vec![wrong.clone()], STILL)], vec![wrong.clone()], 0),
+            (vec![(vec![late.clone(), wrong.clone()], STILL)], vec![late.clone(), wrong.clone()], 0),
+            (vec![(vec![late.clone()], STILL), (vec![wrong.clone()], STILL)], vec![wrong], 1),
+            (vec![(vec![late.clone()], STILL); 1 + MAX_REPEATS], vec![late], MAX_REPEATS),
+        ];
+        for (tries, broken, void) in cases {
+            let mut left = tries.iter();
+            let outcome = settled(|| {
+                let (broken, stood) = left.next().expect("another try");
+                (outcome(broken), Some(*stood))
+            });
+            assert_eq!((outcome.broken(), outcome.void.len(), left.len()), (broken, void, 0), "{tries:?}");
+        }
+    }
+
+    #[test]
+    fn where_nobody_can_tell_how_late_the_machine_is_nothing_is_void() {
+        let outcome = settled(|| (outcome(&[Broken::Late("a stall".to_owned())]), None));
+        assert_eq!((outcome.broken().len(), outcome.void.len()), (1, 0));
     }
 }

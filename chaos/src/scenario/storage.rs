@@ -1,6 +1,7 @@
 //! Storage fails while streams are live: faults side by side, each on a mount and a stream of its own.
 
 use super::asking::Asking;
+use super::broken::Broken;
 use super::browser::Browser;
 use super::judge::{Observed, Recorded};
 use super::late::{self, Late};
@@ -196,7 +197,7 @@ impl Stage {
     /// Whether a handler has waited for storage: an actor would have been found stuck.
     fn blocked(&self) -> Option<Told> {
         let stuck = self.server.logged("stuck, another one takes its place");
-        let broken = vec![format!("{stuck} actors were stuck while storage failed")];
+        let broken = vec![Broken::Late(format!("{stuck} actors were stuck while storage failed"))];
         let text = "No handler may wait for storage.".to_owned();
         (stuck > 0).then(|| Told { text, figures: serde_json::json!({ "stuck": stuck }), broken })
     }

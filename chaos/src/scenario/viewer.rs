@@ -1,6 +1,7 @@
 //! A viewer whose server is away now and then: it fetches everything that is listed each time anew, and checks that no
 //! number and no name is ever anything else than before.
 
+use super::broken::Broken;
 use super::witness::{Sha, sha};
 use crate::server::get;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +15,9 @@ const POLL: Duration = Duration::from_millis(100);
 const MAX_BROKEN: usize = 50;
 
 /// Notes a promise that was broken.
-pub fn check(broken: &mut Vec<String>, kept: bool, sentence: impl FnOnce() -> String) {
+pub fn check(broken: &mut Vec<Broken>, kept: bool, sentence: impl FnOnce() -> String) {
     if !kept && broken.len() < MAX_BROKEN {
-        broken.push(sentence());
+        broken.push(sentence().into());
     }
 }
 
@@ -43,7 +44,7 @@ pub struct Seen {
     /// Discontinuities after that.
     pub discontinuities: u64,
     /// Promises that were broken.
-    pub broken: Vec<String>,
+    pub broken: Vec<Broken>,
 }
 
 pub struct Viewer {

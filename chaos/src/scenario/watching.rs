@@ -1,5 +1,6 @@
 //! A stock hls.js in Chromium watches while encoders and actors fail; the page is never loaded again.
 
+use super::broken::Broken;
 use super::browser::{Browser, Played};
 use super::report::{Outcome, Told};
 use super::stage::start;
@@ -77,11 +78,12 @@ fn watched(
     drop(encoder);
     let Played { stalls, stalled_ms, played_s, .. } = &played;
     let expected = (time.saturating_sub(without)).as_secs_f64() * LEAST_PLAYED;
-    let fatal = played.errors.iter().filter(|error| error["fatal"] == true).count();
-    let mut broken = Vec::new();
-    broken.extend((fatal > 0).then(|| format!("{fatal} fatal errors: {:?}", played.errors)));
-    broken.extend((*played_s < expected).then(|| format!("{played_s:.0} s were played, expected are {expected:.0}")));
-    broken.extend((without.is_zero() && *stalls > 0).then(|| format!("{stalls} stalls")));
+    let fatal = played.fatal();
+    let mut broken: Vec<Broken> = Vec::new();
+    broken.extend((fatal > 0).then(|| format!("{fatal} fatal errors: {:?}", played.errors).into()));
+    let short = || Broken::Late(format!("{played_s:.0} s were played, expected are {expected:.0}"));
+    broken.extend((*played_s < expected).then(short));
+    broken.extend((without.is_zero() && *stalls > 0).then(|| Broken::Late(format!("{stalls} stalls"))));
     let text = format!(
         "{what} hls.js played {played_s:.0} s of {:.0}, with {stalls} stalls of {stalled_ms:.0} ms in all.",
         time.as_secs_f64()

@@ -1,5 +1,6 @@
 //! The worker process is killed, upgraded and wedged; its parent and the others go on.
 
+use super::broken::Broken;
 use super::browser::{Browser, Played};
 use super::chance::Chance;
 use super::report::{Outcome, Told};
@@ -138,7 +139,7 @@ struct Ends {
     /// From a kill to the first answer.
     longest: Duration,
     gaps: usize,
-    broken: Vec<String>,
+    broken: Vec<Broken>,
 }
 
 /// The worker of so many streams is killed a few times, and upgraded once; `browser`: hls.js plays meanwhile.
@@ -158,13 +159,13 @@ pub fn kill(setting: &Setting, streams: usize, kills: usize, browser: bool) -> a
         std::thread::sleep(PAUSE.mul_f64(0.8 + 0.2 * chance.share()));
         ends.end_worker(&server, &viewers, &knocking, number == kills)?;
     }
-    ends.broken.extend(knocking.stop().into_iter().take(5));
+    ends.broken.extend(knocking.stop().into_iter().take(5).map(Broken::from));
     let played = browser.map(Browser::finish).transpose()?;
     let (returns, failures) = fleet.stop();
-    ends.broken.extend(failures.into_iter().take(5));
+    ends.broken.extend(failures.into_iter().take(5).map(Broken::from));
     if returns != streams * (kills + 1) {
-        ends.broken
-            .push(format!("{streams} encoders came back {returns} times after {} ends of the worker", kills + 1));
+        let sentence = format!("{streams} encoders came back {returns} times after {} ends of the worker", kills + 1);
+        ends.broken.push(sentence.into());
     }
     for viewer in viewers {
         ends.saw(viewer.stop(), kills as u64 + 1);
@@ -205,7 +206,8 @@ impl Ends {
         if !upgrade {
             self.longest = self.longest.max(answered);
             let late = answered > ANSWERED;
-            self.broken.extend(late.then(|| format!("the first playlist came after {:.2} s", answered.as_secs_f64())));
+            let sentence = || format!("the first playlist came after {:.2} s", answered.as_secs_f64());
+            self.broken.extend(late.then(|| Broken::Late(sentence())));
         }
         wait_for("new segments", LISTED, || {
             viewers.iter().zip(&seen).all(|(viewer, seen)| viewer.segments() > seen + OF_BEFORE)
@@ -217,14 +219,15 @@ impl Ends {
         self.broken.extend(seen.broken);
         self.gaps += seen.gaps.len();
         if seen.discontinuities != ends {
-            self.broken.push(format!("{} discontinuities after {ends} ends of the worker", seen.discontinuities));
+            let sentence = format!("{} discontinuities after {ends} ends of the worker", seen.discontinuities);
+            self.broken.push(sentence.into());
         }
     }
 
     fn played(&mut self, played: &Played) -> String {
-        let fatal = played.errors.iter().filter(|error| error["fatal"] == true).count();
+        let fatal = played.fatal();
         if fatal > 0 || played.played_s == 0.0 {
-            self.broken.push(format!("hls.js met {fatal} fatal errors: {:?}", played.errors));
+            self.broken.push(format!("hls.js met {fatal} fatal errors: {:?}", played.errors).into());
         }
         let Played { played_s, stalls, stalled_ms, .. } = played;
         format!(
@@ -263,11 +266,12 @@ pub fn wedge(setting: &Setting) -> anyhow::Result<Outcome> {
     let seen = viewer.segments();
     wait_for("segments again", LISTED, || viewer.segments() >= seen + 2)?;
     let mut broken = viewer.stop().broken;
-    broken.extend(fleet.stop().1);
-    broken.extend((told > TOLD).then(|| format!("health said so after {:.1} s", told.as_secs_f64())));
-    broken.extend((replaced > REPLACED).then(|| format!("replaced after {:.1} s", replaced.as_secs_f64())));
+    broken.extend(fleet.stop().1.into_iter().map(Broken::from));
+    broken.extend((told > TOLD).then(|| Broken::Late(format!("health said so after {:.1} s", told.as_secs_f64()))));
+    let late = || Broken::Late(format!("replaced after {:.1} s", replaced.as_secs_f64()));
+    broken.extend((replaced > REPLACED).then(late));
     let words = server.logged("no progress, ending the process");
-    broken.extend((words != 1).then(|| format!("{words} last words")));
+    broken.extend((words != 1).then(|| format!("{words} last words").into()));
     let text = format!(
         "Every thread of the actors' runtime was blocked for ten minutes: `/healthz` said so after {:.1} s, another worker ran after {:.1} s, and the show went on.",
         told.as_secs_f64(),

@@ -72,7 +72,7 @@ impl State {
     }
 
     /// An answer, whatever it is, closes the breaker. One that comes too late frees its thread and says that something
-    /// moves: another one is asked at once.
+    /// moves: another one may be asked.
     fn answered(&mut self, number: u64) {
         if self.asked.is_some_and(|(asked, _)| asked == number) {
             (self.asked, self.is_open) = (None, false);

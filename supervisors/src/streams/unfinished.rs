@@ -60,6 +60,13 @@ impl State {
         self.remember(id, stream.spool.is_finished());
     }
 
+    /// What was left by those before.
+    pub(super) fn remember_all(&mut self) {
+        let mut left = self.environment.records.left().unwrap_or_default();
+        left.sort_by_key(Record::over_at_ms);
+        left.iter().for_each(|record| self.remember(record.id(), record.recorded));
+    }
+
     /// Remembers that there is a record aside. Of too many those go first that are recorded.
     fn remember(&mut self, id: RecordingId, is_recorded: bool) {
         let Self { environment, left, .. } = self;
@@ -115,7 +122,9 @@ impl State {
     pub(super) async fn finish_recording(&mut self, myself: &ActorRef<Msg>, mut unfinished: Unfinished) {
         let Unfinished { stream, failed, until, is_accepted } = &mut unfinished;
         if !is_unfinished(stream) {
-            return self.note_recorded(stream);
+            self.note_recorded(stream);
+            // Also one that is not complete, and has nothing to be recorded.
+            return self.environment.registry.finish_no_more(stream);
         }
         let (tree, id) = (self.trees.get(&stream.name), RecordingId::of(stream));
         let has_recorder = self.recorders.values().any(|(_, other)| RecordingId::of(&other.stream) == id);
@@ -124,8 +133,7 @@ impl State {
         }
         let registry = &self.environment.registry;
         let (is_full, now) = (self.recorders.len() == MAX_RECORDERS, Instant::now());
-        let others = registry.all_finishing().len() - usize::from(registry.is_finishing(&id));
-        let is_too_many = !*is_accepted && others >= MAX_FINISHING;
+        let is_too_many = !*is_accepted && registry.finishing_besides(&id) >= MAX_FINISHING;
         if *failed > MAX_FAILED || is_full && (is_too_many || now >= *until) {
             return self.give_up(stream);
         }

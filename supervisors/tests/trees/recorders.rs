@@ -79,6 +79,21 @@ async fn what_is_remembered_of_a_session_stays_if_its_name_is_published_again_wh
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_recording_that_was_given_up_has_a_recorder_again_when_its_name_is_published_again() {
+    let (tree, stream, recordings) = ended_and_unrecorded().await;
+    tree.supervisors().iter().for_each(|supervisor| supervisor.stop(None));
+    let recorder = wait_for("its tree is gone, and its recorder is not", || last(&tree)).await;
+    let finishing = || tree.environment.registry.is_finishing(&RecordingId::of(&stream));
+    recorder.stop(None);
+    wait_for("it is given up", || (!finishing()).then_some(())).await;
+    let _next = tree.publish("show").await;
+    wait_for("it has a recorder", || last(&tree)).await;
+    fs::remove_file(&recordings).expect("removed");
+    wait_for("the recording is finished", || stream.spool.is_finished().then_some(())).await;
+    wait_for("it may be removed", || (!finishing()).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_ends_while_its_mount_is_away_is_finished_where_it_was_recorded() {
     let tree = Tree::start_recording().await;
     let mut show = tree.publish("show").await;

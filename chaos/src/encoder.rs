@@ -4,8 +4,8 @@ use crate::clip::Clip;
 use crate::rtmp_client::{Target, publish};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,6 @@ const ACKNOWLEDGEMENT: [u8; 16] = [2, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 1, 0, 
 
 /// What it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 enum Doing {
     /// Sends media.
     Sends,
@@ -30,7 +29,8 @@ enum Doing {
 
 #[derive(Debug)]
 struct Control {
-    doing: AtomicU8,
+    /// Held while it writes: whoever changes it knows that nothing of what it did before is sent any more.
+    doing: Mutex<Doing>,
     stop: AtomicBool,
     lost: AtomicBool,
 }
@@ -55,7 +55,7 @@ impl Encoder {
         socket.write_all(&clip.headers)?;
         socket.set_nonblocking(true)?;
         let port = socket.local_addr()?.port();
-        let (doing, stop, lost) = (AtomicU8::new(Doing::Sends as u8), AtomicBool::default(), AtomicBool::default());
+        let (doing, stop, lost) = (Mutex::new(Doing::Sends), AtomicBool::default(), AtomicBool::default());
         let control = Arc::new(Control { doing, stop, lost });
         let (theirs, clip) = (control.clone(), clip.clone());
         let thread = std::thread::spawn(move || {
@@ -68,17 +68,23 @@ impl Encoder {
 
     /// It sends nothing any more, and keeps its connection: frozen, or half-open.
     pub fn freeze(&self) {
-        self.control.doing.store(Doing::Nothing as u8, Ordering::Release);
+        *self.control.doing() = Doing::Nothing;
     }
 
     /// It sends acknowledgements, and no media.
     pub fn only_acknowledge(&self) {
-        self.control.doing.store(Doing::Acknowledges as u8, Ordering::Release);
+        *self.control.doing() = Doing::Acknowledges;
     }
 
     /// The server has ended its connection.
     pub fn is_lost(&self) -> bool {
         self.control.lost.load(Ordering::Acquire)
+    }
+}
+
+impl Control {
+    fn doing(&self) -> MutexGuard<'_, Doing> {
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,9 +109,10 @@ fn run(mut socket: TcpStream, clip: &Clip, control: &Control) -> std::io::Result
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
+        let doing = control.doing();
         let now = begun.elapsed().as_millis() as u64;
-        match control.doing.load(Ordering::Acquire) {
-            doing if doing == Doing::Sends as u8 => {
+        match *doing {
+            Doing::Sends => {
                 while unsent.is_empty() && clip.due_ms(next) <= now {
                     let from = next;
                     while clip.due_ms(next) <= now {
@@ -117,15 +124,16 @@ fn run(mut socket: TcpStream, clip: &Clip, control: &Control) -> std::io::Result
                     unsent.extend_from_slice(clip.bytes(from, next));
                 }
             }
-            doing if doing == Doing::Acknowledges as u8 && unsent.is_empty() => unsent.extend(ACKNOWLEDGEMENT),
+            Doing::Acknowledges if unsent.is_empty() => unsent.extend(ACKNOWLEDGEMENT),
+            Doing::Acknowledges => {}
             // What is half sent is finished by nobody who is frozen.
-            doing if doing == Doing::Nothing as u8 => continue,
-            _ => {}
+            Doing::Nothing => continue,
         }
         let written = match socket.write(&unsent) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             written => written?,
         };
+        drop(doing);
         unsent.drain(..written);
         unread_since = if unsent.is_empty() { None } else { unread_since.or_else(|| Some(Instant::now())) };
         if unread_since.is_some_and(|since: Instant| since.elapsed() > UNREAD) {

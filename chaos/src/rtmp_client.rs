@@ -77,13 +77,15 @@ fn shake_hands(socket: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
 }
 
 fn wait_for(socket: &mut TcpStream, session: &mut ClientSession, wanted: &ClientSessionEvent) -> anyhow::Result<()> {
-    let (deadline, mut buffer) = (Instant::now() + ANSWER_DEADLINE, [0; 4096]);
+    let (deadline, mut buffer, mut answers) = (Instant::now() + ANSWER_DEADLINE, [0; 4096], Vec::new());
     while Instant::now() < deadline {
         let length = socket.read(&mut buffer)?;
         if length == 0 {
-            bail!("the server closed the connection");
+            bail!("the server closed the connection after {answers:?}");
         }
-        if send(socket, session.handle_input(&buffer[..length])?)?.contains(wanted) {
+        // A handful, before it is accepted or refused.
+        answers.extend(send(socket, session.handle_input(&buffer[..length])?)?);
+        if answers.contains(wanted) {
             return Ok(());
         }
     }

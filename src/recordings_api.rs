@@ -263,20 +263,26 @@ type Named = Path<(String, String, String)>;
 async fn remove(State(context): State<Context>, Path(named): Named) -> Result<StatusCode, Refusal> {
     let id = context.ended(named)?;
     let (asked, records, registry) = (context.of(&id.stream), context.records.clone(), context.registry.clone());
-    let removed = asked.ask(&asked.changing, "the recording is removed as soon as it does", move |recordings| {
+    let removed = asked.ask(&asked.changing, "the recording is removed when it does", move |recordings| {
         // Nobody makes it again of what was to be recorded: whoever does now has said so before he looks for it again.
+        let left = records.read_left(&id);
         records.forget_left(&id);
-        if let Some(refusal) = being_recorded(&id, &registry) {
-            return Ok(Err(refusal));
+        let removed = match being_recorded(&id, &registry) {
+            Some(refusal) => Ok(Err(refusal)),
+            None => recordings.remove(&id).map(Ok),
+        };
+        match &removed {
+            Ok(Ok(())) => info!(stream = %id.stream, session = id.session, "recording removed on request"),
+            // It is still there, or may be when its mount is back. Without what is remembered its gaps are not told.
+            Ok(Err(_)) | Err(_) => drop(left.map(|left| records.write_left(&left))),
         }
-        match recordings.remove(&id) {
-            Ok(()) => info!(stream = %id.stream, session = id.session, "recording removed on request"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(absent())),
-            Err(error) => return Err(error),
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(absent())),
+            removed => removed,
         }
-        Ok(Ok(StatusCode::NO_CONTENT))
     });
-    removed.await?
+    removed.await??;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Makes the file on a thread of its own, for as long as that takes; the list of recordings tells when it is there.

@@ -92,6 +92,11 @@ impl Finisher {
         !self.remembered(Instant::now()).is_empty() && self.start(Scope::Remembered)
     }
 
+    /// Whether a pass is under way.
+    pub fn is_busy(&self) -> bool {
+        self.is_busy.load(Ordering::Acquire)
+    }
+
     /// Whether the last pass over the whole archive left some.
     pub fn is_left(&self) -> bool {
         self.is_left.load(Ordering::Acquire)

@@ -208,8 +208,8 @@ impl Probed {
 
     /// Has interrupted recordings finished, where there are any.
     fn finish(&mut self, now: Instant) {
-        if self.room.is_none() {
-            // Nothing is known of it: what is asked may hang.
+        if self.room.is_none() || self.finisher.is_busy() {
+            // Nothing is known of it, and what is asked may hang; or it is being done.
             return;
         }
         match self.pace.next(self.is_due, self.finisher.is_left(), now) {

@@ -29,7 +29,7 @@ enum Doing {
 
 #[derive(Debug)]
 struct Control {
-    /// Held while it writes: whoever changes it knows that nothing of what it did before is sent any more.
+    /// Held while it decides and writes: who changes it knows that nothing is begun any more of what it did before.
     doing: Mutex<Doing>,
     stop: AtomicBool,
     lost: AtomicBool,

@@ -1,5 +1,6 @@
 //! The instruments that prove the promise. Each can be pointed at any server.
 
+pub mod alone;
 pub mod audit;
 pub mod bench;
 pub mod clip;

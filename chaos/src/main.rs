@@ -1,5 +1,6 @@
 //! `chaos`: the instruments, from the command line.
 
+use chaos::alone;
 use chaos::audit::{self, Audit};
 use chaos::bench::report::{self, Bench};
 use chaos::faultfs::{Mount, Rule};
@@ -170,10 +171,26 @@ struct Files {
     /// Everything that was observed, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// For how long a machine that stands still is waited for, seconds, before what seemed late is played again.
+    #[arg(long, default_value_t = 1200)]
+    patience: u64,
+}
+
+impl Files {
+    fn setting(&self, seed: u64) -> Setting {
+        let (program, directory) = (self.program.clone(), self.directory.clone());
+        Setting { program, directory, seed, patience: Duration::from_secs(self.patience) }
+    }
 }
 
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    if matches!(command, Command::Run { .. } | Command::Matrix { .. } | Command::Monkey { .. })
+        && let Some(ended) = alone::run_alone()?
+    {
+        std::process::exit(ended.code().unwrap_or(1));
+    }
+    match command {
         Command::Load { url, clip, streams, seconds, viewers, play } => {
             let load = Load { url, clip, streams, duration: Duration::from_secs(seconds) };
             load_with(&load, viewers, play.as_deref())
@@ -185,11 +202,11 @@ fn main() -> anyhow::Result<()> {
             SCENARIOS.iter().for_each(|scenario| println!("{:14} {}", scenario.name, scenario.what));
             Ok(())
         }
-        Command::Run { scenarios, seed, files } => run_scenarios(&scenarios, seed, files),
-        Command::Matrix { seed, files } => run_scenarios(&MATRIX.map(str::to_owned), seed, files),
-        Command::Monkey { seed, minutes, streams, soak, files: Files { program, directory, report, json } } => {
-            let (plan, setting) = (Plan { minutes, streams, kills: !soak }, Setting { program, directory, seed });
-            scenario::monkey(plan, &setting, report.as_deref(), json.as_deref())
+        Command::Run { scenarios, seed, files } => run_scenarios(&scenarios, seed, &files),
+        Command::Matrix { seed, files } => run_scenarios(&MATRIX.map(str::to_owned), seed, &files),
+        Command::Monkey { seed, minutes, streams, soak, files } => {
+            let plan = Plan { minutes, streams, kills: !soak };
+            scenario::monkey(plan, &files.setting(seed), files.report.as_deref(), files.json.as_deref())
         }
         Command::Faultfs { source, point, seed } => faultfs(&source, &point, seed),
         Command::Bench { program, directory, streams, most, rounds, seconds, report } => {
@@ -199,9 +216,8 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-fn run_scenarios(names: &[String], seed: u64, files: Files) -> anyhow::Result<()> {
-    let Files { program, directory, report, json } = files;
-    scenario::run(names, &Setting { program, directory, seed }, report.as_deref(), json.as_deref())
+fn run_scenarios(names: &[String], seed: u64, files: &Files) -> anyhow::Result<()> {
+    scenario::run(names, &files.setting(seed), files.report.as_deref(), files.json.as_deref())
 }
 
 /// Publishers, and viewers if there are any; fails if a publisher was disconnected or a viewer met an error or a stall.

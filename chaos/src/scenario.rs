@@ -46,6 +46,8 @@ pub struct Setting {
     pub directory: PathBuf,
     /// What chance follows.
     pub seed: u64,
+    /// For how long a machine that stands still is waited for before something is played again.
+    pub patience: Duration,
 }
 
 /// Something that can be run.
@@ -195,7 +197,7 @@ pub fn run(names: &[String], setting: &Setting, markdown: Option<&Path>, json: O
     for scenario in scenarios {
         eprintln!("{} (seed {})", scenario.name, setting.seed);
         // One that cannot be played is a broken promise of its own, and keeps no other from being played.
-        let outcome = standstill::judged(|| (scenario.run)(&setting))?;
+        let outcome = standstill::judged(setting.patience, || (scenario.run)(&setting))?;
         outcome.broken().iter().for_each(|broken| eprintln!("broken: {broken}"));
         outcomes.push((scenario.name, scenario.what, outcome));
     }

@@ -121,7 +121,8 @@ impl Movie {
         let track = track.get_or_insert_with(|| Track::new(trak.clone()));
         let entry = track.entry(&trak);
         let (mut count, mut bytes) = (0, 0);
-        let mut usual = track.samples.last().map(|stored| stored.duration);
+        // Of a single sample nothing is known.
+        let mut usual = track.samples.last().map(|stored| stored.duration).filter(|_| track.samples.len() > 1);
         for sample in samples(read, kind) {
             // Timestamps of MPEG-TS may begin anew inside a segment, too.
             let dts = near(sample.dts + shift, expected);

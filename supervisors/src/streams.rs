@@ -168,10 +168,9 @@ impl State {
             }
             // The new session's record takes the place of its own.
             before.iter().for_each(|before| self.leave(before));
-            self.close(myself, &ask.stream).await;
-            if let Some(before) = &before {
-                // One without a tree, too.
-                self.finish_recording(myself, Unfinished::new(before)).await;
+            let closed = self.close(myself, &ask.stream).await;
+            if let Some(before) = before.filter(|_| !closed) {
+                self.finish_recording(myself, Unfinished::new(&before)).await;
             }
             self.build(myself, stream).await;
         }
@@ -261,13 +260,14 @@ impl State {
         }
     }
 
-    /// Stops the tree of an ended session that a new one takes the place of.
-    async fn close(&mut self, myself: &ActorRef<Msg>, name: &StreamName) {
-        let Some(Tree { stream, running, .. }) = self.trees.remove(name) else { return };
+    /// Stops the tree of an ended session that a new one takes the place of; false if it has none any more.
+    async fn close(&mut self, myself: &ActorRef<Msg>, name: &StreamName) -> bool {
+        let Some(Tree { stream, running, .. }) = self.trees.remove(name) else { return false };
         if let Some((tree, _)) = running {
             tree.stop(Some("a new session begins".to_owned()));
         }
         self.finish_recording(myself, Unfinished::new(&stream)).await;
+        true
     }
 
     /// The window of an ended session goes, and what is remembered of the name with it, but for the numbers: more

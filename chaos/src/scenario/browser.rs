@@ -10,6 +10,9 @@ use std::time::Duration;
 /// Where the players are, and the script that measures them.
 const PLAYERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/acceptance/players");
 
+/// What hls.js calls a stall, and what it does about one.
+const STALLS: [&str; 2] = ["bufferStalledError", "bufferNudgeOnStall"];
+
 /// What was measured.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Played {
@@ -30,11 +33,12 @@ impl Played {
     pub fn broken(&self) -> Option<Broken> {
         let Self { stalls, stalled_ms, errors, .. } = self;
         let sentence = format!("hls.js stalled {stalls} times ({stalled_ms:.0} ms), errors: {errors:?}");
-        match (*stalls, self.played_s > 0.0 && self.fatal() == 0) {
+        let plays = self.played_s > 0.0 && self.fatal() == 0;
+        let is_stall = |error: &serde_json::Value| STALLS.iter().any(|stall| error["details"] == *stall);
+        match (*stalls, plays && errors.iter().all(is_stall)) {
             (0, true) if errors.is_empty() => None,
-            // It complains of its stalls, too.
-            (1.., true) => Some(Broken::Late(sentence)),
-            _ => Some(sentence.into()),
+            (_, true) => Some(Broken::Late(sentence)),
+            (_, false) => Some(sentence.into()),
         }
     }
 

@@ -22,8 +22,8 @@ const TARGET: Duration = Duration::from_secs(2);
 
 /// Blocks a segmenter again and again, as slow writes would.
 pub fn run(setting: &Setting) -> anyhow::Result<Outcome> {
-    let directory = setting.directory.join(format!("caught-{}", std::process::id()));
-    let runtime = format!("/dev/shm/chaos-caught-{}", std::process::id());
+    let directory = setting.directory.join(format!("caught-{}", crate::alone::number()));
+    let runtime = format!("/dev/shm/chaos-caught-{}", crate::alone::number());
     let data = directory.join("data").display().to_string();
     let server = Server::start(&setting.program, &["--data", &data, "--runtime-dir", &runtime].map(str::to_owned))?;
     let clip = clip(&setting.directory)?;

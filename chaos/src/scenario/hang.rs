@@ -28,11 +28,11 @@ const HEALED: Duration = Duration::from_secs(60);
 
 /// Hangs for so long.
 pub fn run(setting: &Setting, hang: Duration) -> anyhow::Result<Outcome> {
-    let directory = setting.directory.join(format!("hang-{}", std::process::id()));
+    let directory = setting.directory.join(format!("hang-{}", crate::alone::number()));
     let [source, point] = ["source", "mount"].map(|name| directory.join(name));
     std::fs::create_dir_all(&source)?;
     std::fs::create_dir_all(&point)?;
-    let runtime = format!("/dev/shm/chaos-hang-{}", std::process::id());
+    let runtime = format!("/dev/shm/chaos-hang-{}", crate::alone::number());
     let spool = SPOOL_MIB.to_string();
     let mount = Mount::new(&source, &point, setting.seed)?;
     let options = ["--record", "--spool", &spool, "--runtime-dir", &runtime, "--data"].map(str::to_owned);

@@ -63,8 +63,10 @@ pub struct Observed {
     pub disconnected: bool,
     /// The session, or its published-at, is another than before.
     pub session_changed: bool,
-    /// Seconds after the fault until the archive was whole; none if it was not in time.
+    /// Seconds after the fault until the archive was whole; none if it was not while somebody looked.
     pub healed_after: Option<f64>,
+    /// How long that may take, seconds.
+    pub heal_within: f64,
     /// The recording, where there is one to be compared.
     pub recorded: Option<Recorded>,
     /// What hls.js made of it, where it played.
@@ -90,6 +92,7 @@ impl Observed {
             disconnected: false,
             session_changed: false,
             healed_after: Some(0.0),
+            heal_within: HEALED.as_secs_f64(),
             recorded: None,
             played: None,
             late: None,
@@ -136,7 +139,10 @@ impl Observed {
         );
         check(!self.disconnected, "the publisher was disconnected".into());
         check(!self.session_changed, "the session or its published-at changed".into());
-        check(self.healed_after.is_some(), Broken::Late("the archive was not whole again in time".to_owned()));
+        check(self.healed_after.is_some(), "the archive was not whole again".into());
+        let (after, within) = (self.healed_after.unwrap_or_default(), self.heal_within);
+        let sentence = format!("the archive was whole again after {after:.1} s, allowed are {within:.1}");
+        check(after <= within, Broken::Late(sentence));
         if let Some(sentence) = self.played.as_ref().and_then(Played::broken) {
             check(false, sentence);
         }
@@ -212,6 +218,7 @@ mod tests {
             disconnected: false,
             session_changed: false,
             healed_after: Some(3.0),
+            heal_within: 10.0,
             recorded: Some(Recorded { same: 20, ..Recorded::default() }),
             late: None,
             played: Some(Played { played_s: 30.0, ..Played::default() }),
@@ -244,6 +251,7 @@ mod tests {
             (Observed { disconnected: true, ..kept() }, "disconnected"),
             (Observed { session_changed: true, ..kept() }, "published-at"),
             (Observed { healed_after: None, ..kept() }, "not whole"),
+            (Observed { healed_after: Some(10.1), ..kept() }, "whole again after 10.1 s"),
             (recorded(|recorded| recorded.different.push("a".to_owned())), "other bytes"),
             (recorded(|recorded| recorded.absent.push("a".to_owned())), "not there"),
             (recorded(|recorded| recorded.gaps = 1), "1 segments are missing and 0"),

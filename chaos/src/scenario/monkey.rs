@@ -122,7 +122,7 @@ fn live(target: &Target, clip: &Arc<Clip>, order: &AtomicU64, stop: &AtomicBool,
 /// Runs it.
 pub fn run(setting: &Setting, plan: Plan) -> anyhow::Result<Outcome> {
     let clip = Arc::new(Clip::read(&clip(&setting.directory)?)?);
-    let directory = setting.directory.join(format!("monkey-mount-{}", std::process::id()));
+    let directory = setting.directory.join(format!("monkey-mount-{}", crate::alone::number()));
     let [source, point] = ["source", "mount"].map(|name| directory.join(name));
     std::fs::create_dir_all(&source)?;
     std::fs::create_dir_all(&point)?;
@@ -150,7 +150,7 @@ pub fn run(setting: &Setting, plan: Plan) -> anyhow::Result<Outcome> {
         let present = server.metric("steadycast_stream_publisher_present", "").unwrap_or(0.0);
         moves && healthy && present as usize == plan.streams
     });
-    came.broken.extend(well.err().map(|error| error.to_string().into()));
+    came.broken.extend(well.err().map(|error| Broken::Late(error.to_string())));
     came.broken.extend(herd.stop().into_iter().take(5).map(Broken::from));
     came.count_workers(&server, plan)?;
     for viewer in viewers {

@@ -27,6 +27,8 @@ const MAX_P99_MS: usize = 1;
 const MAX_LONGEST_MS: usize = 100;
 /// How often something is played again of which nothing could be judged: a group takes minutes.
 const MAX_REPEATS: usize = 2;
+/// Before that the machine is to be punctual for so long.
+const PUNCTUAL: Duration = Duration::from_secs(20);
 
 /// How late the machine was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -70,17 +72,32 @@ impl Stood {
 }
 
 /// Plays something, and looks how late the machine is meanwhile. If nothing but what is late seems to be broken, on a
-/// machine that is to blame, it is void, and played again; what seems to be broken in the last try is.
-pub fn judged(mut play: impl FnMut() -> anyhow::Result<Outcome>) -> anyhow::Result<Outcome> {
-    Ok(settled(|| {
+/// machine that is to blame, it is void, and played again, after a while without standstill if there is one within
+/// `patience`; what seems to be broken in the last try is.
+pub fn judged(patience: Duration, mut play: impl FnMut() -> anyhow::Result<Outcome>) -> anyhow::Result<Outcome> {
+    let watched = || {
         let watch = Watch::begin();
         let outcome = play().unwrap_or_else(|error| Outcome::failed(&error));
         (outcome, watch.end())
-    }))
+    };
+    Ok(settled(watched, || wait_until_punctual(patience)))
 }
 
-/// The try that counts, and those before it.
-fn settled(mut play: impl FnMut() -> (Outcome, Option<Stood>)) -> Outcome {
+/// What begins while the machine stands still may be void, too.
+fn wait_until_punctual(patience: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() + PUNCTUAL <= patience {
+        let watch = Watch::begin();
+        // For so long it is watched.
+        std::thread::sleep(PUNCTUAL);
+        if !watch.end().is_some_and(Stood::is_to_blame) {
+            break;
+        }
+    }
+}
+
+/// The try that counts, and those before it; `wait` before each but the first.
+fn settled(mut play: impl FnMut() -> (Outcome, Option<Stood>), mut wait: impl FnMut()) -> Outcome {
     let mut void = Vec::new();
     loop {
         let (mut outcome, stood) = play();
@@ -96,6 +113,7 @@ fn settled(mut play: impl FnMut() -> (Outcome, Option<Stood>)) -> Outcome {
         };
         broken.iter().for_each(|broken| eprintln!("void, because the machine stood still: {broken}"));
         void.push(Void { stood, broken });
+        wait();
     }
 }
 
@@ -173,10 +191,11 @@ mod tests {
     fn what_is_judged_in_parts_is_not_judged_again() {
         let parts = Outcome { stood: Some(STILL), ..outcome(&[Broken::Late("a stall".to_owned())]) };
         let mut played = 0;
-        let outcome = settled(|| {
+        let play = || {
             played += 1;
             (parts.clone(), Some(STILL))
-        });
+        };
+        let outcome = settled(play, || panic!("it is not played again"));
         assert_eq!((outcome.broken().len(), played), (1, 1));
     }
 
@@ -196,17 +215,21 @@ mod tests {
         ];
         for (tries, broken, void) in cases {
             let mut left = tries.iter();
-            let outcome = settled(|| {
+            let play = || {
                 let (broken, stood) = left.next().expect("another try");
                 (outcome(broken), Some(*stood))
-            });
-            assert_eq!((outcome.broken(), outcome.void.len(), left.len()), (broken, void, 0), "{tries:?}");
+            };
+            let mut waits = 0;
+            let outcome = settled(play, || waits += 1);
+            assert_eq!((outcome.broken(), outcome.void.len(), waits), (broken, void, void), "{tries:?}");
+            assert_eq!(left.len(), 0, "{tries:?}");
         }
     }
 
     #[test]
     fn where_nobody_can_tell_how_late_the_machine_is_nothing_is_void() {
-        let outcome = settled(|| (outcome(&[Broken::Late("a stall".to_owned())]), None));
+        let play = || (outcome(&[Broken::Late("a stall".to_owned())]), None);
+        let outcome = settled(play, || panic!("it is not played again"));
         assert_eq!((outcome.broken().len(), outcome.void.len()), (1, 0));
     }
 }

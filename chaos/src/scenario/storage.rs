@@ -58,7 +58,7 @@ pub fn run(setting: &Setting, groups: &[Vec<Cell>], beside: Beside) -> anyhow::R
     for group in groups {
         for cells in group.chunks(SIDE_BY_SIDE) {
             let others = beside.streams.saturating_sub(2 * cells.len());
-            let played = judged(|| {
+            let played = judged(setting.patience, || {
                 let stage = Stage::set(setting, cells, &clip, beside.container)?;
                 stage.play(cells, &known, Beside { streams: others, ..beside })
             })?;
@@ -100,11 +100,11 @@ impl Drop for Stage {
 
 impl Stage {
     fn set(setting: &Setting, cells: &[Cell], clip: &Path, container: &str) -> anyhow::Result<Self> {
-        let directory = setting.directory.join(format!("storage-{}", std::process::id()));
+        let directory = setting.directory.join(format!("storage-{}", crate::alone::number()));
         let mut options: Vec<String> =
             ["--record", "--grace", GRACE, "--container", container, "--data"].map(str::to_owned).to_vec();
         options.push(directory.join("data").display().to_string());
-        let runtime = format!("/dev/shm/chaos-{}", std::process::id());
+        let runtime = format!("/dev/shm/chaos-{}", crate::alone::number());
         options.extend(["--runtime-dir".to_owned(), runtime.clone()]);
         let mut places = Vec::new();
         for number in 0..cells.len() {
@@ -216,7 +216,11 @@ impl Stage {
         let begun = Instant::now();
         let mut over: Vec<Option<Duration>> = vec![None; cells.len()];
         let mut healed: Vec<Option<Duration>> = vec![None; cells.len()];
-        while begun.elapsed() < time {
+        let looks = |healed: &[Option<Duration>]| {
+            // One that is late is still looked at for as long as viewers watch.
+            begun.elapsed() < time || begun.elapsed() < time + AFTER && healed.iter().any(Option::is_none)
+        };
+        while looks(&healed) {
             for (number, (place, cell)) in self.places.iter_mut().zip(cells).enumerate() {
                 let now = begun.elapsed();
                 match over[number] {
@@ -237,12 +241,12 @@ impl Stage {
         let all = self.places.iter().zip(cells).zip(over.into_iter().zip(healed));
         all.map(|((place, cell), (over, healed))| {
             let lasted = over.unwrap_or(time);
-            let in_time = healed.filter(|healed| *healed <= Observed::heal_limit(lasted, TARGET));
             Ok(Observed {
                 must_strike: true,
                 struck: if matches!(cell.fault, Fault::Rule(_)) { place.struck()? } else { 1 },
                 fault_seconds: lasted.as_secs_f64(),
-                healed_after: in_time.map(|healed| healed.as_secs_f64()),
+                healed_after: healed.map(|healed| healed.as_secs_f64()),
+                heal_within: Observed::heal_limit(lasted, TARGET).as_secs_f64(),
                 ..Observed::undisturbed(cell.name.clone(), TARGET)
             })
         })

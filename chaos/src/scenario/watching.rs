@@ -82,6 +82,7 @@ fn watched(
     let mut broken: Vec<Broken> = Vec::new();
     broken.extend((fatal > 0).then(|| format!("{fatal} fatal errors: {:?}", played.errors).into()));
     let short = || Broken::Late(format!("{played_s:.0} s were played, expected are {expected:.0}"));
+    broken.extend((*played_s == 0.0).then(|| "nothing was played".into()));
     broken.extend((*played_s < expected).then(short));
     broken.extend((without.is_zero() && *stalls > 0).then(|| Broken::Late(format!("{stalls} stalls"))));
     let text = format!(

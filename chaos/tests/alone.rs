@@ -1,0 +1,46 @@
+//! Whatever ends a run of scenarios, nothing of it is left.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a run may take until it has started something, or is gone.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Processes whose arguments name a directory.
+fn processes_of(directory: &Path) -> usize {
+    let name = directory.display().to_string();
+    let all = fs::read_dir("/proc").expect("processes").flatten();
+    let arguments = all.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    arguments.filter(|arguments| String::from_utf8_lossy(arguments).contains(&name)).count()
+}
+
+fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is() {
+        assert!(begun.elapsed() < DEADLINE, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_no_process_behind() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    // In the server's place something that hears no signal but one, and never listens.
+    let program = directory.path().join("server");
+    fs::write(&program, "#!/bin/sh\ntrap '' TERM INT HUP\nwhile :; do sleep 1; done\n").expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+    for signal in ["TERM", "KILL"] {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_chaos"));
+        run.args(["run", "fight", "--program"]).arg(&program).arg("--directory").arg(directory.path());
+        let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        let server = || fs::read_dir(directory.path()).is_ok() && processes_of(&program) > 3;
+        wait_until("it starts its server", server);
+        let killed = Command::new("kill").args(["-s", signal, &run.id().to_string()]).status().expect("kill");
+        assert!(killed.success());
+        run.wait().expect("it ends");
+        wait_until("all of it is gone", || processes_of(directory.path()) == 0);
+    }
+}

@@ -113,6 +113,10 @@ pub fn run(config: &Config, listeners: Listeners, outside: Outside<impl Future<O
     locks::lock_archives(config)?;
     let mounts = Mounts::start(&config.data, &config.archives, config.sync).context("disk threads")?;
     let records = Records::open(&config.runtime_dir).context("runtime directory")?;
+    if records.are_in_memory().is_ok_and(|in_memory| !in_memory) {
+        let directory = config.runtime_dir.display();
+        warn!(%directory, "runtime-dir is not in memory: streams hang when its disk does; name a directory on a tmpfs");
+    }
     let settings = config.stream_settings();
     let (used, all_answered) = highest_numbers(&mounts);
     // A start without records beside an archive that is not empty: the streams of unknown names may be

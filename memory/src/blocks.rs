@@ -4,6 +4,7 @@
 //! Here what a publisher sent lies in blocks of its own, one sample after the other; a block of which nothing is
 //! needed any more is the next one to be filled, by this publisher or another.
 
+use crate::Large;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Bytes of a block. Of each publisher's one is not full, one holds the last of a segment that is finished, and each
 /// ends in what was too small for the next sample; smaller blocks cost more notes, a hundred bytes each.
 const BLOCK: usize = 8 << 10;
-/// Samples longer than this have memory of their own: they do not fit into a block.
+/// Samples longer than this do not fit into a block: they are [`Large`].
 pub const MAX_WHOLE: usize = BLOCK;
 /// Blocks with samples in them that one owner may have: 96 MiB, as much as a sample log holds. A publisher whose
 /// samples leave most of each block empty could pin more; the rest of them has memory that fits.
@@ -60,7 +61,9 @@ impl Blocks {
     /// A copy of a sample, in one piece.
     pub fn hold(&mut self, bytes: &[u8]) -> Bytes {
         if bytes.len() > MAX_WHOLE {
-            return Bytes::copy_from_slice(bytes);
+            let mut large = Large::with_capacity(bytes.len());
+            large.put(bytes);
+            return large.freeze();
         }
         if self.current.as_ref().is_none_or(|block| room(block) < bytes.len()) {
             self.give_back();

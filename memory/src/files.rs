@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Files in blocks begin at such addresses, and so do all their pieces: what direct I/O demands of memory, and of the
 /// lengths of all pieces but the last, on devices with blocks of 512 bytes.
 pub const ALIGNMENT: usize = 512;
-/// Bytes allocated for a block: what aligns it and its two neighbours' ends cost the less the larger it is. A little
-/// less than what glibc takes from the kernel page by page, and gives back to be cleared.
-const BLOCK: usize = (128 << 10) - 64;
+/// Bytes allocated for a block. What aligns it costs the less the larger it is; what is left of the files before and after
+/// in the blocks at a file's ends, and goes a little later than it, the more.
+const BLOCK: usize = (32 << 10) - 64;
 /// Files that are expected to be shorter have memory of their own: in a block they could keep a lot of it from being
 /// used again. A longer one keeps its neighbours in two blocks at most, four times its size.
-const OWN_MEMORY_BELOW: usize = 64 << 10;
+const OWN_MEMORY_BELOW: usize = 16 << 10;
 /// Unused blocks that are kept, besides one in [`SPARE_SHARE`] of all: 1 MB.
-const LEAST_SPARE: usize = 8;
+const LEAST_SPARE: usize = 32;
 /// What streams hold goes up and down with their pictures. As much as it does is kept in blocks: given back to the
 /// allocator, they would be cut into small pieces, and others taken from the system soon after.
 const SPARE_SHARE: usize = 16;

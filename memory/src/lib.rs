@@ -4,7 +4,9 @@
 mod blocks;
 mod content;
 mod files;
+mod large;
 
 pub use blocks::{Blocks, MAX_WHOLE};
 pub use content::Content;
 pub use files::{ALIGNMENT, FileWriter};
+pub use large::Large;

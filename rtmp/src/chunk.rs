@@ -1,7 +1,7 @@
 //! Chunk reader (RTMP 1.0 section 5.3): chunks of interleaved chunk streams in, whole messages out.
 
-use bytes::{Bytes, BytesMut};
-use memory::{Blocks, MAX_WHOLE};
+use bytes::Bytes;
+use memory::{Blocks, Large, MAX_WHOLE};
 use thiserror::Error;
 
 /// Chunk size before the peer sets one (RTMP 1.0 section 5.4.1), bytes.
@@ -19,8 +19,13 @@ const EXTENDED: u32 = 0x00FF_FFFF;
 /// Message type ids of audio and video (RTMP 1.0 section 7.1.4).
 const AUDIO: u8 = 8;
 const VIDEO: u8 = 9;
-/// First allocation of a message. It doubles as bytes arrive, so that nothing is allocated on a promise.
+/// First allocation of a message. It grows as bytes arrive, so that little is allocated on a promise: to twice as much as
+/// there is, ...
 const FIRST_ALLOCATION: usize = 4096;
+/// ... or, from who has been let in, to this many times as much, ...
+const GROWTH: usize = 8;
+/// ... as long as that is not more than this. A key frame is copied once or twice then, not five times.
+const MAX_GROWN: usize = 256 << 10;
 
 /// A whole RTMP message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,13 +90,13 @@ struct ChunkStream {
     type_id: u8,
     stream_id: u32,
     in_message: bool,
-    payload: BytesMut,
+    payload: Large,
 }
 
 /// A message's bytes: in the buffer that was read, or put together from several chunks.
 enum Payload<'a> {
     Whole(&'a [u8]),
-    Assembled(BytesMut),
+    Assembled(Large),
 }
 
 /// A parsed chunk header and how many bytes it took.
@@ -174,7 +179,8 @@ impl ChunkReader {
             *input = &input[taken..];
             return Ok(Some(stream.finish(payload)));
         }
-        stream.append(&input[..taken]);
+        let growth = if self.max_message > MAX_FIRST_MESSAGE { GROWTH } else { 2 };
+        stream.append(&input[..taken], growth);
         self.partial_bytes += taken;
         *input = &input[taken..];
         if taken < wanted {
@@ -235,7 +241,7 @@ impl ChunkReader {
             type_id: 0,
             stream_id: 0,
             in_message: false,
-            payload: BytesMut::new(),
+            payload: Large::default(),
         });
         Ok(self.streams.len() - 1)
     }
@@ -254,7 +260,7 @@ impl ChunkReader {
         let id = control_field(2, payload)?;
         if let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) {
             self.partial_bytes -= stream.payload.len();
-            stream.payload = BytesMut::new();
+            stream.payload = Large::default();
             stream.in_message = false;
         }
         Ok(())
@@ -308,14 +314,13 @@ impl ChunkStream {
             && fields[7..11] == self.stream_id.to_le_bytes()
     }
 
-    fn append(&mut self, bytes: &[u8]) {
-        let needed = self.payload.len() + bytes.len();
+    fn append(&mut self, bytes: &[u8], growth: usize) {
+        let (length, needed) = (self.payload.len(), self.payload.len() + bytes.len());
         if needed > self.payload.capacity() {
-            let grown = needed.max(self.payload.capacity() * 2).max(FIRST_ALLOCATION);
-            let capacity = grown.min(self.length);
-            self.payload.reserve(capacity - self.payload.len());
+            let grown = needed.max(2 * length).max(MAX_GROWN.min(growth * length)).max(FIRST_ALLOCATION);
+            self.payload.grow(grown.min(self.length));
         }
-        self.payload.extend_from_slice(bytes);
+        self.payload.put(bytes);
     }
 
     /// Messages with media are held for a while, and a publisher's together; others are soon gone. What was put
@@ -325,7 +330,7 @@ impl ChunkStream {
         match payload {
             Payload::Whole(bytes) if media => blocks.hold(bytes),
             Payload::Whole(bytes) => Bytes::copy_from_slice(bytes),
-            Payload::Assembled(bytes) if media && bytes.len() <= MAX_WHOLE => blocks.hold(&bytes),
+            Payload::Assembled(bytes) if media && bytes.len() <= MAX_WHOLE => blocks.hold(bytes.as_ref()),
             Payload::Assembled(bytes) => bytes.freeze(),
         }
     }

@@ -107,7 +107,32 @@ fn a_huge_announced_message_allocates_only_what_arrived() {
     bytes.extend(full(4, 0, 0xFF_FFFF, 9));
     bytes.extend([1; 10]);
     assert_eq!(read_all(&mut reader, &bytes), Ok(vec![]));
-    assert!(reader.streams.iter().all(|stream| stream.payload.capacity() <= FIRST_ALLOCATION));
+    let capacity = |reader: &ChunkReader| reader.streams.iter().map(|stream| stream.payload.capacity()).max();
+    // Memory has lengths of some classes.
+    assert_eq!(capacity(&reader), Some(2 * FIRST_ALLOCATION));
+    for (arrived, most) in [(3 * FIRST_ALLOCATION, 6 * FIRST_ALLOCATION), (100_000, 200_000)] {
+        let length = reader.streams.iter().map(|stream| stream.payload.len()).max().unwrap_or(0);
+        assert_eq!(read_all(&mut reader, &vec![1; arrived - length]), Ok(vec![]));
+        assert!(capacity(&reader) <= Some(most + most / 8), "{arrived}: {:?}", capacity(&reader));
+    }
+}
+
+#[test]
+fn who_is_let_in_has_some_more_room_and_long_messages_no_more_than_twice_what_arrived() {
+    let mut reader = reader();
+    reader.set_max_message(16 << 20);
+    let mut bytes = full(2, 0, 4, 1);
+    bytes.extend(MAX_CHUNK_SIZE.to_be_bytes());
+    bytes.extend(full(4, 0, 0xFF_FFFF, 9));
+    assert_eq!(read_all(&mut reader, &bytes), Ok(vec![]));
+    let mut arrived = 0;
+    for length in [10_000, 10_000, 40_000, 300_000, 1_000_000] {
+        arrived += length;
+        assert_eq!(read_all(&mut reader, &vec![1; length]), Ok(vec![]));
+        let capacity = reader.streams.iter().map(|stream| stream.payload.capacity()).max().unwrap_or(0);
+        let most = (GROWTH * arrived).min(MAX_GROWN).max(2 * arrived);
+        assert!(capacity <= most + most / 8, "{arrived}: {capacity}");
+    }
 }
 
 #[test]

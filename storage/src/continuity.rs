@@ -216,6 +216,12 @@ impl Records {
         Ok(Self { directory: directory.to_owned() })
     }
 
+    /// Whether they lie in memory. Elsewhere writing one may hang with a disk, and the live path with it.
+    pub fn are_in_memory(&self) -> io::Result<bool> {
+        // `linux/magic.h`: TMPFS_MAGIC, RAMFS_MAGIC.
+        Ok(matches!(rustix::fs::statfs(&self.directory)?.f_type as i64, 0x0102_1994 | 0x8584_58F6))
+    }
+
     /// Replaces a stream's record in one step.
     pub fn write(&self, record: &Record) -> io::Result<()> {
         self.replace(&self.path(&record.stream), record)
@@ -375,6 +381,14 @@ mod tests {
         assert!(listed > 1);
         assert_eq!((first(Some(1)), first(None)), (1, listed));
         assert_eq!(Record::of(&stream, &snapshot).first_sequence, None, "it is not recorded");
+    }
+
+    #[test]
+    fn records_that_do_not_lie_in_memory_are_told_of() {
+        let at = |path: &str| Records { directory: path.into() }.are_in_memory();
+        assert_eq!(at("/dev/shm").ok(), Some(true));
+        assert_eq!(at("/proc").ok(), Some(false));
+        assert!(at("/nowhere").is_err());
     }
 
     #[test]

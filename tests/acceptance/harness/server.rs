@@ -14,24 +14,42 @@ use tempfile::TempDir;
 pub struct Server {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
-    directory: Arc<TempDir>,
+    directory: Arc<Home>,
     data: PathBuf,
     pub rtmp: SocketAddr,
     pub http: SocketAddr,
     pub health: SocketAddr,
 }
 
+/// Where a server keeps things: on a disk, and its continuity records in memory.
+pub struct Home {
+    disk: TempDir,
+    memory: TempDir,
+}
+
+impl Home {
+    fn new() -> Arc<Self> {
+        let disk = tempfile::tempdir().expect("temporary directory");
+        Arc::new(Self { disk, memory: tempfile::tempdir_in("/dev/shm").expect("temporary directory in memory") })
+    }
+
+    /// Where its archive is, unless a test has it elsewhere.
+    pub fn path(&self) -> &Path {
+        self.disk.path()
+    }
+}
+
 impl Server {
     /// Starts with options beside its addresses and directories.
     pub fn start(options: &[&str]) -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("temporary directory"));
+        let directory = Home::new();
         let data = directory.path().join("data");
         Self::start_in(directory, data, ["127.0.0.1:0"; 3], options)
     }
 
     /// Starts with its archive in a directory of the test's.
     pub fn start_on(data: &Path, options: &[&str]) -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("temporary directory"));
+        let directory = Home::new();
         Self::start_in(directory, data.to_owned(), ["127.0.0.1:0"; 3], options)
     }
 
@@ -46,7 +64,7 @@ impl Server {
 
     /// Starts with variables in its environment.
     pub fn start_with_environment(variables: &[(&str, String)], options: &[&str]) -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("temporary directory"));
+        let directory = Home::new();
         let data = directory.path().join("data");
         let mut command = Command::new(env!("CARGO_BIN_EXE_steadycast"));
         command.arg("serve").envs(variables.iter().map(|(name, value)| (name, value)));
@@ -54,25 +72,25 @@ impl Server {
     }
 
     /// Starts in the directories of one that has ended.
-    pub fn start_again(directory: Arc<TempDir>, options: &[&str]) -> Self {
+    pub fn start_again(directory: Arc<Home>, options: &[&str]) -> Self {
         let data = directory.path().join("data");
         Self::start_in(directory, data, ["127.0.0.1:0"; 3], options)
     }
 
     /// Starts under a parent, which starts it again whenever it ends.
     pub fn supervised(options: &[&str]) -> Self {
-        let directory = tempfile::tempdir().expect("temporary directory");
+        let directory = Home::new();
         let data = directory.path().join("data");
         Self::supervised_in(directory, &data, options)
     }
 
     /// The same with its archive in a directory of the test's.
     pub fn supervised_on(data: &Path, options: &[&str]) -> Self {
-        Self::supervised_in(tempfile::tempdir().expect("temporary directory"), data, options)
+        Self::supervised_in(Home::new(), data, options)
     }
 
-    fn supervised_in(directory: TempDir, data: &Path, options: &[&str]) -> Self {
-        let (directory, data) = (Arc::new(directory), data.to_owned());
+    fn supervised_in(directory: Arc<Home>, data: &Path, options: &[&str]) -> Self {
+        let data = data.to_owned();
         let mut command = Command::new(env!("CARGO_BIN_EXE_steadycast"));
         // As a shell starts it: what a terminal sends goes to all of this group.
         command.arg("supervise").process_group(0);
@@ -104,7 +122,7 @@ impl Server {
     }
 
     /// Waits for its end, and keeps its directories.
-    pub fn exit_keeping(self) -> (std::process::ExitStatus, Arc<TempDir>) {
+    pub fn exit_keeping(self) -> (std::process::ExitStatus, Arc<Home>) {
         let directory = self.directory.clone();
         (self.exit(), directory)
     }
@@ -121,7 +139,7 @@ impl Server {
 
     /// Starts under strace, which injects errors into system calls of all its threads.
     pub fn start_traced(strace: &[&str], options: &[&str]) -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("temporary directory"));
+        let directory = Home::new();
         let data = directory.path().join("data");
         // -D: what is started is the server, not strace.
         let mut command = Command::new("strace");
@@ -130,7 +148,7 @@ impl Server {
         Self::start_with(command, directory, data, ["127.0.0.1:0"; 3], options)
     }
 
-    fn start_in(directory: Arc<TempDir>, data: PathBuf, addresses: [&str; 3], options: &[&str]) -> Self {
+    fn start_in(directory: Arc<Home>, data: PathBuf, addresses: [&str; 3], options: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_steadycast"));
         command.arg("serve");
         Self::start_with(command, directory, data, addresses, options)
@@ -138,7 +156,7 @@ impl Server {
 
     fn start_with(
         mut command: Command,
-        directory: Arc<TempDir>,
+        directory: Arc<Home>,
         data: PathBuf,
         [rtmp, http, health]: [&str; 3],
         options: &[&str],
@@ -150,7 +168,7 @@ impl Server {
             .arg("--data")
             .arg(&data)
             .arg("--runtime-dir")
-            .arg(directory.path().join("run"))
+            .arg(directory.memory.path())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -203,7 +221,7 @@ impl Server {
 
     /// Where its continuity records lie.
     pub fn runtime_directory(&self) -> PathBuf {
-        self.directory.path().join("run")
+        self.directory.memory.path().to_owned()
     }
 
     /// Deals a blow to an actor of `live/name`.

@@ -20,12 +20,12 @@ const OF_FILES: &str = "read,write,readv,writev,sendfile,copy_file_range";
 /// same name: nothing here makes any.
 const LIVE: [&str; 2] = ["<actors>", "<delivery>"];
 
-/// What threads of the live path did that may block. What is in memory does not: the directory of continuity records, which
-/// is on tmpfs outside of tests, and the kernel's own files.
+/// What threads of the live path did that may block. What is in memory does not: the directory of continuity records, and
+/// the kernel's own files.
 fn blocking_calls(trace: &Path, in_memory: &Path, archive: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(trace).expect("strace writes");
-    // As an argument, or as what a descriptor is of.
-    let names = |path: &str| ['"', '<'].map(|before| format!("{before}{path}/"));
+    // It or something in it, as an argument, or as what a descriptor is of.
+    let names = |path: &str| ["\"{}/", "\"{}\"", "<{}/", "<{}>"].map(|name| name.replace("{}", path));
     let in_memory = [&*in_memory.to_string_lossy(), "/proc", "/sys"].map(names).concat();
     let is_live = |line: &&str| {
         LIVE.iter().any(|thread| line.contains(thread)) && !line.contains("resumed>") && !line.contains("+++")

@@ -253,7 +253,8 @@ fn a_live_recording_that_is_deleted_comes_back_while_it_is_in_memory() {
     std::fs::remove_file(&first).expect("removed");
     wait_for("a single file, too", FINISHED, || first.exists().then_some(()));
     assert!(session.join("session.json").exists());
-    assert!(server.metric("steadycast_recording_damage_total", "") >= 1.0);
+    let told = || (server.metric("steadycast_recording_damage_total", "") >= 1.0).then_some(());
+    wait_for("it is told of", FINISHED, told);
     assert!(publisher.finish(Duration::from_secs(60)));
     let recording = finished(&server);
     assert_eq!(number(&recording, "gaps"), 0);

@@ -278,6 +278,36 @@ fn judge(seen: Seen) -> Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::sync_channel;
+    use storage::Registry;
+    use storage::continuity::Records;
+    use storage::disk::{HUNG_AFTER, SyncPolicy};
+    use storage::live::{LiveSettings, StreamSettings};
+
+    #[test]
+    fn what_hung_before_anybody_knew_where_it_is_may_have_been_replaced_when_it_answers() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mount = Mount::start("*", directory.path(), SyncPolicy::Never).expect("threads");
+        let records = Records::open(&directory.path().join("state")).expect("a directory");
+        let settings = StreamSettings { all: LiveSettings::default(), takeover: Arc::default() };
+        let registry = Registry::settling_until(Instant::now());
+        let left = Left { registry, records, settings, returned: Arc::new(|_| ()) };
+        let finisher = Finisher::new(mount.clone(), Mounts::only(mount.clone()), left);
+        let (release, gate) = sync_channel::<()>(0);
+        mount.disk.submit(move |_| gate.recv().unwrap_or_default()).expect("room");
+        let hung = || mount.disk.check(std::time::Instant::now() + HUNG_AFTER + Duration::from_secs(1)).hung;
+        while hung() == 0 {
+            std::thread::yield_now();
+        }
+        let now = Instant::now();
+        for (was_hung, hung_then) in [(false, 1), (true, 0)] {
+            let probed = Probed::new(mount.clone(), finisher.clone(), now);
+            let mut probed = Probed { begun: Some(now), was_hung, is_due: false, ..probed };
+            probed.answered(now, Ok(()), Room::of(directory.path()), now);
+            assert_eq!((hung(), probed.is_due, probed.was_hung), (hung_then, was_hung, false));
+        }
+        drop(release);
+    }
 
     #[test]
     fn what_cannot_be_finished_waits_longer_each_time_and_nobody_waits_for_it() {

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a run may take until it has started something, or is gone.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a run may take until it has encoded its clip and started something, or is gone.
+const DEADLINE: Duration = Duration::from_secs(180);
+/// How often it is looked.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Processes whose arguments name a directory.
 fn processes_of(directory: &Path) -> usize {
@@ -21,7 +23,8 @@ fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is() {
         assert!(begun.elapsed() < DEADLINE, "{what}");
-        std::thread::yield_now();
+        // The pace of the looks: encoding takes both processors.
+        std::thread::sleep(POLL);
     }
 }
 

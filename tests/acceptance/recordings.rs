@@ -105,8 +105,12 @@ fn exported(server: &Server, id: &str) -> Vec<u8> {
 
 /// What ffmpeg complains of while it decodes all of a file.
 fn decoding_errors(file: &Path) -> String {
-    let arguments = ["-v", "error", "-i", file.to_str().expect("UTF-8"), "-f", "null", "-"];
-    let run = std::process::Command::new("ffmpeg").args(arguments).output().expect("ffmpeg runs");
+    // With the file's own times: two pictures that lie about half-way between ticks of the frame rate, as RTMP's milliseconds
+    // put them after a reconnect, would be rounded onto the same one.
+    let times = ["-fps_mode", "passthrough", "-enc_time_base", "-1"];
+    let mut ffmpeg = std::process::Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-i"]).arg(file).args(times).args(["-f", "null", "-"]);
+    let run = ffmpeg.output().expect("ffmpeg runs");
     String::from_utf8_lossy(&run.stderr).into_owned()
 }
 

@@ -83,10 +83,13 @@ fn wait_for(socket: &mut TcpStream, session: &mut ClientSession, wanted: &Client
         if length == 0 {
             bail!("the server closed the connection after {answers:?}");
         }
-        // A handful, before it is accepted or refused.
-        answers.extend(send(socket, session.handle_input(&buffer[..length])?)?);
-        if answers.contains(wanted) {
+        let events = send(socket, session.handle_input(&buffer[..length])?)?;
+        if events.contains(wanted) {
             return Ok(());
+        }
+        // The last ones tell why it is refused.
+        if !events.is_empty() {
+            answers = events;
         }
     }
     bail!("the server did not answer within {} s", ANSWER_DEADLINE.as_secs())

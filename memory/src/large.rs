@@ -1,19 +1,18 @@
 //! Large: memory for what is too long for a block of samples, used again.
 //!
 //! Key frames come in all sizes, and are held until their segment is finished. An allocator that is asked for such pieces
-//! by many publishers, and given them back some seconds later, keeps holes between them several times as large as what is
-//! held: 255 KiB a stream of 945 kbit/s were seen. Here they have lengths of a few dozen classes, and go to the next who
-//! needs one of about that length.
+//! by many publishers, and given them back some seconds later, keeps holes between them. Here they have lengths of a few
+//! dozen classes, and go to the next who needs one of about that length.
 
 use bytes::Bytes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The shortest capacity, bytes.
-const SHORTEST: usize = 8 << 10;
+const SHORTEST: usize = 4 << 10;
 /// Capacities from one to the next that is twice as long: rounding up costs a sixteenth on average.
 const STEPS: usize = 8;
 /// Up to 1.9 MiB, which key frames of some ten Mbit/s fit into. What is longer has memory of its own.
-const CLASSES: usize = 8 * STEPS;
+const CLASSES: usize = 9 * STEPS;
 /// Memory is used for something that is so many classes shorter, at most: key frames of one scene are not equally long.
 const SHORTER: usize = 2;
 /// Bytes of unused memory that are kept, besides one in [`SPARE_SHARE`] of all.

@@ -64,7 +64,7 @@ impl HandedBack {
 
 /// What a pass looks through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
+pub enum Scope {
     /// The whole archive.
     All,
     /// Sessions of which something is remembered.

@@ -3,7 +3,7 @@
 
 use crate::events;
 use crate::fault::Fault;
-use crate::interrupted::{Finisher, Left};
+use crate::interrupted::{Finisher, Left, Scope};
 use crate::vitals::{Place, Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::io;
@@ -127,15 +127,6 @@ struct Pace {
     failed: u32,
 }
 
-/// What is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
-    /// All of them, through the whole archive.
-    All,
-    /// Those of which something is remembered.
-    Remembered,
-}
-
 impl Pace {
     fn from(now: Instant) -> Self {
         Self { remembered: now, all: now, failed: 0 }
@@ -143,18 +134,18 @@ impl Pace {
 
     /// What it is time for. Recordings that cannot be finished wait, however often the archive becomes well, and nobody
     /// waits for them. `is_due`: there may be interrupted ones; `is_left`: the last look through all has left some.
-    fn next(&mut self, is_due: bool, is_left: bool, now: Instant) -> Option<Look> {
+    fn next(&mut self, is_due: bool, is_left: bool, now: Instant) -> Option<Scope> {
         let due = if is_left { now >= self.all } else { is_due };
         if !due && now < self.remembered {
             return None;
         }
         self.remembered = now + FINISH_AGAIN;
         if !due {
-            return Some(Look::Remembered);
+            return Some(Scope::Remembered);
         }
         self.failed = if is_left { self.failed.saturating_add(1) } else { 0 };
         self.all = now + FINISH_AGAIN.saturating_mul(2_u32.saturating_pow(self.failed)).min(LONGEST_WAIT);
-        Some(Look::All)
+        Some(Scope::All)
     }
 }
 
@@ -213,8 +204,8 @@ impl Probed {
             return;
         }
         match self.pace.next(self.is_due, self.finisher.is_left(), now) {
-            Some(Look::All) => self.is_due &= !self.finisher.begin(),
-            Some(Look::Remembered) => drop(self.finisher.begin_left()),
+            Some(Scope::All) => self.is_due &= !self.finisher.begin(),
+            Some(Scope::Remembered) => drop(self.finisher.begin_left()),
             None => {}
         }
     }
@@ -313,13 +304,17 @@ mod tests {
     fn what_cannot_be_finished_waits_longer_each_time_and_nobody_waits_for_it() {
         let begun = Instant::now();
         let mut pace = Pace::from(begun);
-        assert_eq!(pace.next(true, false, begun), Some(Look::All));
-        assert_eq!(pace.next(true, false, begun + Duration::from_secs(1)), Some(Look::All), "it has become well again");
+        assert_eq!(pace.next(true, false, begun), Some(Scope::All));
+        assert_eq!(
+            pace.next(true, false, begun + Duration::from_secs(1)),
+            Some(Scope::All),
+            "it has become well again"
+        );
         let (mut all, mut looks) = (vec![0], 0);
         for second in 2..4 * 3600 {
             match pace.next(true, true, begun + Duration::from_secs(second)) {
-                Some(Look::All) => all.push(second),
-                Some(Look::Remembered) => looks += 1,
+                Some(Scope::All) => all.push(second),
+                Some(Scope::Remembered) => looks += 1,
                 None => {}
             }
         }

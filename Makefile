@@ -69,11 +69,13 @@ profile: tools
 
 # Twenty different streams followed by the auditor for ten minutes (or SECONDS).
 audit: tools
-	@scripts/audit $(or $(SECONDS),600)
+	$(CARGO) build --release --quiet -p steadycast -p chaos
+	target/release/chaos punctual -- scripts/audit $(or $(SECONDS),600)
 
 # Pictures counted, and hls.js and Shaka measured in Chromium, for ten minutes (or SECONDS).
 watch: tools
-	@scripts/watch $(or $(SECONDS),600)
+	$(CARGO) build --release --quiet -p steadycast -p chaos
+	target/release/chaos punctual -- scripts/watch $(or $(SECONDS),600)
 
 clean:
 	$(CARGO) clean

@@ -124,8 +124,8 @@ struct Follower {
     maps: BTreeMap<String, Vec<u8>>,
     /// By number.
     again: BTreeMap<u64, Again>,
-    /// When the playlist was last read.
-    last_read: Duration,
+    /// When the playlist was last asked for: the answer may have been a while on its way.
+    last_asked: Duration,
     digests: bool,
     polls: u64,
     segments: u64,
@@ -144,7 +144,7 @@ impl Follower {
             findings: Findings::default(),
             maps: BTreeMap::new(),
             again: BTreeMap::new(),
-            last_read: Duration::ZERO,
+            last_asked: Duration::ZERO,
             digests: false,
             polls: 0,
             segments: 0,
@@ -158,7 +158,7 @@ impl Follower {
         while begun.elapsed() < audit.duration {
             let due = begun.elapsed() + POLL;
             self.poll(begun);
-            self.fetch_what_leaves(begun.elapsed());
+            self.fetch_what_leaves(begun);
             std::thread::sleep(due.saturating_sub(begun.elapsed()));
         }
         let ended = self.history.has_ended();
@@ -180,6 +180,7 @@ impl Follower {
 
     fn poll(&mut self, begun: Instant) {
         self.polls += 1;
+        let asked = begun.elapsed();
         let answer = match get(&self.url) {
             Ok(answer) => answer,
             Err(error) => return self.findings.add(Rule::Status, "playlist", error.to_string()),
@@ -190,7 +191,7 @@ impl Follower {
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         let reading = self.history.read(&text, at, wall, &mut self.findings);
         self.note_removed(&reading);
-        self.last_read = at;
+        self.last_asked = asked;
         let digests = if reading.new.is_empty() { None } else { self.read_digests() };
         for sequence in &reading.new {
             if self.segments == 0 {
@@ -205,7 +206,7 @@ impl Follower {
         }
         // The oldest may leave with the next reading.
         if let Some(oldest) = reading.listed.first().filter(|_| reading.listed.len() > 3) {
-            self.refetch(*oldest, Rule::Status);
+            self.refetch(*oldest);
         }
     }
 
@@ -228,8 +229,8 @@ impl Follower {
         for (sequence, again) in self.again.range_mut(..oldest) {
             if again.until.is_none() {
                 let own = self.history.entry(*sequence).map_or(0.0, |entry| entry.duration);
-                // It was removed after the reading before this one.
-                again.until = Some(self.last_read + Duration::from_secs_f64(own + again.longest));
+                // It was removed after the playlist before this one was asked for.
+                again.until = Some(self.last_asked + Duration::from_secs_f64(own + again.longest));
             }
         }
     }
@@ -290,34 +291,43 @@ impl Follower {
     }
 
     /// Fetches a segment a second time, while it is still listed.
-    fn refetch(&mut self, sequence: u64, gone: Rule) {
+    fn refetch(&mut self, sequence: u64) {
         let Some(again) = self.again.get_mut(&sequence).filter(|again| !again.refetched) else { return };
         again.refetched = true;
         let expected = again.digest;
-        self.fetch_again(sequence, expected, gone);
+        if let Some((uri, error)) = self.fetch_again(sequence, expected) {
+            self.findings.add(Rule::Status, &uri, error.to_string());
+        }
     }
 
-    fn fetch_again(&mut self, sequence: u64, expected: [u8; 32], gone: Rule) {
-        let Some(uri) = self.history.entry(sequence).map(|entry| entry.uri.clone()) else { return };
+    /// Fetches it and compares; whether it is there is for the caller to judge.
+    fn fetch_again(&mut self, sequence: u64, expected: [u8; 32]) -> Option<(String, anyhow::Error)> {
+        let uri = self.history.entry(sequence)?.uri.clone();
         self.refetched += 1;
         match get(&beside(&self.url, &uri)) {
             Ok(answer) => {
                 let same = <[u8; 32]>::from(Sha256::digest(&answer.body)) == expected;
                 self.findings.check(same, Rule::BytesChanged, &uri, || "other bytes than when it was new".into());
+                None
             }
-            Err(error) => self.findings.add(gone, &uri, error.to_string()),
+            Err(error) => Some((uri, error)),
         }
     }
 
     /// Fetches removed segments a last time, shortly before they may go.
-    fn fetch_what_leaves(&mut self, at: Duration) {
+    fn fetch_what_leaves(&mut self, begun: Instant) {
+        let at = begun.elapsed();
         let due = |again: &Again| again.until.is_some_and(|until| at + MARGIN >= until);
         let leaving: Vec<u64> = self.again.iter().filter(|(_, again)| due(again)).map(|(n, _)| *n).collect();
         for sequence in leaving {
             let Some(again) = self.again.remove(&sequence) else { continue };
-            // An audit that was held up itself has nothing to say.
-            if again.until.is_some_and(|until| at < until) {
-                self.fetch_again(sequence, again.digest, Rule::GoneTooEarly);
+            let may_be_gone = || again.until.is_none_or(|until| begun.elapsed() >= until);
+            // An audit that was held up itself, before or meanwhile, has nothing to say.
+            if !may_be_gone()
+                && let Some((uri, error)) = self.fetch_again(sequence, again.digest)
+                && !may_be_gone()
+            {
+                self.findings.add(Rule::GoneTooEarly, &uri, error.to_string());
             }
         }
     }

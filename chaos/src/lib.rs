@@ -3,6 +3,7 @@
 pub mod alone;
 pub mod audit;
 pub mod bench;
+pub mod broken;
 pub mod clip;
 pub mod encoder;
 pub mod faultfs;
@@ -11,4 +12,5 @@ pub mod load;
 pub mod rtmp_client;
 pub mod scenario;
 pub mod server;
+pub mod standstill;
 pub mod viewers;

@@ -7,6 +7,7 @@ use chaos::faultfs::{Mount, Rule};
 use chaos::frames;
 use chaos::load::{self, Load};
 use chaos::scenario::{self, MATRIX, Plan, SCENARIOS, Setting};
+use chaos::standstill;
 use chaos::viewers::Viewers;
 use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
@@ -45,7 +46,8 @@ enum Command {
         #[arg(long)]
         play: Option<String>,
     },
-    /// Follows live playlists and checks what RFC 8216 demands over time; prints what it found as JSON.
+    /// Follows live playlists and checks what RFC 8216 demands over time; prints what it found as JSON. Ends with 1 if
+    /// that is something, with 3 if it is only that segments came late.
     Audit {
         /// Multivariant or Media Playlists, all at once.
         #[arg(required = true)]
@@ -56,6 +58,16 @@ enum Command {
         /// The playlists are expected to end meanwhile.
         #[arg(long)]
         expect_end: bool,
+    },
+    /// Runs a command, and again, twice at most, if it ends with 3 (something was late) while the machine stood still.
+    /// Needs root: without it nobody can tell that the machine did.
+    Punctual {
+        /// For how long a machine that stands still is waited for, seconds, before the command is run again.
+        #[arg(long, default_value_t = 1200)]
+        patience: u64,
+        /// The command.
+        #[arg(required = true, last = true)]
+        command: Vec<String>,
     },
     /// Makes an FLV file whose pictures carry their number.
     Numbered {
@@ -198,6 +210,7 @@ fn main() -> anyhow::Result<()> {
         Command::Numbered { file, fps, seconds, first } => frames::make(&file, fps, seconds, first),
         Command::Count { input, seconds } => count(&input, seconds),
         Command::Audit { urls, seconds, expect_end } => audit_all(urls, seconds, expect_end),
+        Command::Punctual { patience, command } => punctual(Duration::from_secs(patience), &command),
         Command::List => {
             SCENARIOS.iter().for_each(|scenario| println!("{:14} {}", scenario.name, scenario.what));
             Ok(())
@@ -260,9 +273,22 @@ fn audit_all(urls: Vec<String>, seconds: u64, expect_end: bool) -> anyhow::Resul
         reports.extend(audit.join().map_err(|_| anyhow::anyhow!("an auditor panicked"))??);
     }
     println!("{}", serde_json::to_string_pretty(&reports)?);
-    let found: usize = reports.iter().map(|report| report.findings.len()).sum();
+    let findings = || reports.iter().flat_map(|report| &report.findings);
+    let found = findings().count();
+    if found > 0 && findings().all(|finding| finding.rule.is_late()) {
+        eprintln!("{found} findings, all of them that segments came late");
+        std::process::exit(standstill::LATE);
+    }
     anyhow::ensure!(found == 0, "{found} findings");
     Ok(())
+}
+
+/// Runs a command until it can be judged, and ends as it did.
+fn punctual(patience: Duration, command: &[String]) -> anyhow::Result<()> {
+    let [program, arguments @ ..] = command else { anyhow::bail!("name the command behind `--`") };
+    let ended = standstill::run(patience, std::process::Command::new(program).args(arguments))?;
+    // One that was ended by a signal has no code.
+    std::process::exit(ended.code().unwrap_or(1))
 }
 
 /// Steers a file system by lines of JSON until there are no more.

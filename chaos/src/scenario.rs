@@ -2,7 +2,6 @@
 
 mod actors;
 mod asking;
-mod broken;
 mod browser;
 mod caught;
 mod chance;
@@ -16,7 +15,6 @@ mod matrix;
 pub mod monkey;
 mod report;
 mod stage;
-mod standstill;
 mod storage;
 mod viewer;
 mod watching;
@@ -197,7 +195,7 @@ pub fn run(names: &[String], setting: &Setting, markdown: Option<&Path>, json: O
     for scenario in scenarios {
         eprintln!("{} (seed {})", scenario.name, setting.seed);
         // One that cannot be played is a broken promise of its own, and keeps no other from being played.
-        let outcome = standstill::judged(setting.patience, || (scenario.run)(&setting))?;
+        let outcome = Outcome::judged(setting.patience, || (scenario.run)(&setting));
         outcome.broken().iter().for_each(|broken| eprintln!("broken: {broken}"));
         outcomes.push((scenario.name, scenario.what, outcome));
     }

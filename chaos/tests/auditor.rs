@@ -4,8 +4,10 @@
 
 use chaos::audit::finding::{Report, Rule};
 use chaos::audit::{Audit, content, run};
+use chaos::broken::Broken;
 use chaos::scenario::judge::Observed;
 use chaos::scenario::witness::{Order, Testimony};
+use chaos::standstill;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
@@ -21,6 +23,10 @@ const WINDOW: usize = 6;
 const HEAD_START: usize = 8;
 const SEGMENTS: usize = 24;
 const AUDITED: Duration = Duration::from_secs(11);
+/// How long a machine that stands still is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a slow origin's playlists are on their way.
+const ON_ITS_WAY: Duration = Duration::from_millis(600);
 /// The segment at which faults strike: it is listed two seconds after the start.
 const STRUCK: usize = HEAD_START + 2;
 
@@ -56,6 +62,8 @@ enum Fault {
     DigestMissing,
     DigestWrong,
     NameReused,
+    /// None: playlists are a while on their way, and segments go as soon as they may.
+    Slow,
 }
 
 /// The fault, in which container, and the rule that must be found broken.
@@ -220,7 +228,14 @@ impl Origin {
             || name.split('.').next().and_then(|number| number.parse::<usize>().ok()).filter(|n| *n < SEGMENTS);
         let gone: Answer = (404, "text/plain", "no-cache", Vec::new());
         match name {
-            "live.m3u8" => self.playlist(),
+            "live.m3u8" => {
+                let answer = self.playlist();
+                if self.fault == Fault::Slow {
+                    // What was true when it was sent may no longer be when it is read.
+                    std::thread::sleep(ON_ITS_WAY);
+                }
+                answer
+            }
             "segments-sha256.json" => (200, "application/json", "no-cache", self.digests()),
             "init.mp4" => (200, "video/mp4", "no-cache", self.media.init.clone().unwrap_or_default()),
             _ => number().map_or(gone, |number| self.segment(number)),
@@ -287,7 +302,13 @@ impl Origin {
 
     fn segment(&self, number: usize) -> Answer {
         let struck = number == STRUCK;
-        let gone = self.fault == Fault::GoneEarly && number + WINDOW < self.listed();
+        // It was listed until the second `number - HEAD_START + 1 + WINDOW`, and stays for its own one and the window's.
+        let may_go = Duration::from_secs((number + 2 * WINDOW + 2 - HEAD_START) as u64);
+        let gone = match self.fault {
+            Fault::GoneEarly => number + WINDOW < self.listed(),
+            Fault::Slow => self.begun.elapsed() >= may_go,
+            _ => false,
+        };
         if gone || struck && self.fault == Fault::SegmentStatus {
             return (404, "text/plain", "no-cache", Vec::new());
         }
@@ -364,10 +385,24 @@ fn audit(container: Container, fault: Fault) -> Report {
     run(&audit).expect("a playlist").remove(0)
 }
 
+/// Audits an origin that is right; on a machine that stood still, until segments come in time.
+fn audit_in_time(container: Container, fault: Fault) -> Report {
+    let late = |report: &Report| {
+        let late = report.findings.iter().filter(|finding| finding.rule.is_late());
+        late.map(|finding| Broken::Late(finding.detail.clone())).collect()
+    };
+    standstill::judged(PATIENCE, || audit(container, fault), late).came
+}
+
+#[test]
+fn an_origin_that_is_slow_passes() {
+    assert_eq!(audit_in_time(Container::Ts, Fault::Slow).findings, []);
+}
+
 #[test]
 fn an_origin_that_is_right_passes() {
     for container in [Container::Ts, Container::Cmaf] {
-        let report = audit(container, Fault::None);
+        let report = audit_in_time(container, Fault::None);
         assert_eq!(report.findings, [], "{container:?}");
         assert!(report.segments as usize >= WINDOW + 8 && report.refetched >= 8, "{report:?}");
         assert!(report.digests && report.longest_wait < Duration::from_millis(1500), "{report:?}");
@@ -405,7 +440,7 @@ fn a_name_that_is_used_again_is_found() {
 #[test]
 fn the_judge_catches_each_invariant_that_is_broken_on_purpose() {
     let judged = |fault| {
-        let report = audit(Container::Cmaf, fault);
+        let report = if fault == Fault::None { audit_in_time } else { audit }(Container::Cmaf, fault);
         let mut order = Order::default();
         order.pictures = 1;
         let segments = (0..report.segments).map(|n| (n.to_string(), [0; 32])).collect();

@@ -6,10 +6,7 @@ use crate::harness::server::Server;
 use crate::harness::viewer::{Viewer, try_get};
 use crate::harness::wait_for;
 use std::path::Path;
-use std::time::Duration;
 
-/// From a publication to something in its archive, under strace.
-const ARCHIVED: Duration = Duration::from_secs(60);
 /// System calls that wait for storage, or for time. `futex` and `epoll_wait` are how idle threads wait.
 const BLOCKING: &str = "trace=openat,open,creat,newfstatat,statx,access,faccessat2,unlink,unlinkat,rename,renameat,renameat2,\
                         mkdir,mkdirat,rmdir,link,linkat,getdents64,fsync,fdatasync,syncfs,sync_file_range,ftruncate,fallocate,\
@@ -48,13 +45,13 @@ fn no_thread_of_the_live_path_waits_for_storage_or_sleeps_and_one_that_does_is_f
     let clip = Clip { seconds: 12, ..CLIP };
     let publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
     let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
-    wait_for("it is archived", ARCHIVED, || server.archived("show").join("0.m3u8").exists().then_some(()));
+    wait_for("it is archived", || server.archived("show").join("0.m3u8").exists().then_some(()));
     try_get(&server.url("/metrics")).expect("answered");
     try_get(&server.url("/live/show/segments-sha256.json")).expect("answered");
     // Without any there would be nothing to judge.
     let storage = |text: &str| text.lines().any(|line| line.contains("<disk>") && line.contains("rename"));
     assert!(storage(&std::fs::read_to_string(&trace).expect("strace writes")), "who waits for storage is traced");
-    assert!(publisher.finish(ARCHIVED));
+    assert!(publisher.finish());
     viewer.finish();
     let (run, data) = (server.runtime_directory(), server.archived("show"));
     let data = data.ancestors().nth(3).expect("the archive");
@@ -65,12 +62,8 @@ fn no_thread_of_the_live_path_waits_for_storage_or_sleeps_and_one_that_does_is_f
     assert_eq!(blocking_calls(&trace, &run, data), Vec::<String>::new());
     // The check finds what it is made for.
     let again = Publisher::file(&clip.flv(), &server.publish_url("show"));
-    wait_for("it is live again", ARCHIVED, || {
-        (server.metric("steadycast_stream_publisher_present", "") > 0.0).then_some(())
-    });
+    wait_for("it is live again", || (server.metric("steadycast_stream_publisher_present", "") > 0.0).then_some(()));
     server.strike("show", "archiver", "block&milliseconds=50");
-    wait_for("a handler that sleeps is found", ARCHIVED, || {
-        (!blocking_calls(&trace, &run, data).is_empty()).then_some(())
-    });
+    wait_for("a handler that sleeps is found", || (!blocking_calls(&trace, &run, data).is_empty()).then_some(()));
     drop(again);
 }

@@ -11,10 +11,6 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// From the end of a publication to its recording: grace of 1 or 2 s, the last segment, its sync, and the playlist.
-const FINISHED: Duration = Duration::from_secs(30);
 
 fn recordings(server: &Server) -> Vec<Value> {
     let text = try_get(&server.url("/api/v1/recordings")).expect("recordings");
@@ -24,7 +20,7 @@ fn recordings(server: &Server) -> Vec<Value> {
 
 /// Waits for the one recording there is to be complete.
 fn finished(server: &Server) -> Value {
-    wait_for("the recording is finished", FINISHED, || {
+    wait_for("the recording is finished", || {
         let all = recordings(server);
         assert!(all.len() <= 1, "{all:?}");
         all.into_iter().find(|recording| recording["state"] == "ended")
@@ -84,7 +80,7 @@ impl Vod {
 fn export(server: &Server, id: &str, field: &str) -> String {
     let url = format!("http://{}/api/v1/recordings/{id}/export", server.health);
     assert_eq!(ureq::post(&url).send_empty().expect("accepted").status().as_u16(), 202);
-    wait_for("it is exported", FINISHED, || {
+    wait_for("it is exported", || {
         let all = recordings(server);
         let recording = all.into_iter().find(|recording| recording["id"] == id)?;
         recording[field].as_str().map(str::to_owned)
@@ -118,10 +114,10 @@ fn becomes_a_vod(container: &str) {
     let clip = Clip { seconds: 13, ..CLIP };
     let server = Server::start(&["--record", "--grace", "1", "--container", container]);
     let publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
-    wait_for("it is listed while it is live", FINISHED, || {
+    wait_for("it is listed while it is live", || {
         recordings(&server).first().filter(|recording| recording["state"] == "live").map(drop)
     });
-    assert!(publisher.finish(Duration::from_secs(60)));
+    assert!(publisher.finish());
     let recording = finished(&server);
     let vod = Vod::of(&server, &recording);
     assert_eq!(number(&recording, "gaps"), 0);
@@ -165,12 +161,12 @@ fn a_session_that_begins_at_once_leaves_the_recording_of_the_one_before_whole() 
     let clip = Clip { seconds: 7, ..CLIP };
     let server = Server::start(&["--record", "--grace", "0"]);
     let url = server.publish_url("show");
-    assert!(Publisher::file(&clip.flv(), &url).finish(Duration::from_secs(60)));
-    wait_for("the first session ends", FINISHED, || {
+    assert!(Publisher::file(&clip.flv(), &url).finish());
+    wait_for("the first session ends", || {
         try_get(&server.url("/live/show/0.m3u8")).filter(|text| String::from_utf8_lossy(text).contains("ENDLIST"))
     });
-    assert!(Publisher::file(&clip.flv(), &url).finish(Duration::from_secs(60)));
-    let both = wait_for("both recordings end", FINISHED, || {
+    assert!(Publisher::file(&clip.flv(), &url).finish());
+    let both = wait_for("both recordings end", || {
         let all = recordings(&server);
         (all.len() == 2 && all.iter().all(|recording| recording["state"] == "ended")).then_some(all)
     });
@@ -185,15 +181,15 @@ fn what_was_removed_stays_removed_when_the_process_restarts() {
     let clip = Clip { seconds: 5, ..CLIP };
     let options = ["--record", "--grace", "0"];
     let server = Server::start(&options);
-    assert!(Publisher::file(&clip.flv(), &server.publish_url("show")).finish(Duration::from_secs(60)));
+    assert!(Publisher::file(&clip.flv(), &server.publish_url("show")).finish());
     let id = finished(&server)["id"].as_str().expect("an id").to_owned();
     // Until its stream's tree is closed it is not noted that it is complete.
-    wait_for("its tree is closed", FINISHED, || (server.metric("steadycast_streams", "") == 0.0).then_some(()));
+    wait_for("its tree is closed", || (server.metric("steadycast_streams", "") == 0.0).then_some(()));
     ureq::delete(&format!("http://{}/api/v1/recordings/{id}", server.health)).call().expect("removed");
     let server = server.kill_and_restart(&options);
     assert!(!server.logged("an ended session is shown a little longer").is_empty());
     // Another one begins, ends and is recorded meanwhile.
-    assert!(Publisher::file(&clip.flv(), &server.publish_url("other")).finish(Duration::from_secs(60)));
+    assert!(Publisher::file(&clip.flv(), &server.publish_url("other")).finish());
     let other = finished(&server);
     assert!(other["id"].as_str().is_some_and(|id| id.starts_with("live/other/")), "{other}");
     assert_eq!(recordings(&server).len(), 1);
@@ -215,18 +211,18 @@ fn what_is_truncated_in_the_live_directory_is_whole_in_the_recording_too() {
         let hours = std::fs::read_dir(session).ok()?.flatten().map(|entry| entry.path());
         hours.flat_map(&files).next()
     };
-    let kept = wait_for("a segment is recorded", FINISHED, recorded);
+    let kept = wait_for("a segment is recorded", recorded);
     let live = server.archived("show").join(kept.file_name().expect("a name"));
     let length = std::fs::metadata(&kept).expect("recorded").len();
     let inode = |path: &PathBuf| std::fs::metadata(path).expect("it is there").ino();
     assert_eq!(inode(&kept), inode(&live), "both are names of one file");
     let file = std::fs::File::options().write(true).open(&live).expect("it is in the window");
     file.set_len(10).expect("truncated");
-    wait_for("both are whole again", FINISHED, || {
+    wait_for("both are whole again", || {
         let whole = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|there| there.len() == length);
         (whole(&live) && whole(&kept)).then_some(())
     });
-    assert!(publisher.finish(Duration::from_secs(60)));
+    assert!(publisher.finish());
     let vod = Vod::of(&server, &finished(&server));
     let directory = tempfile::tempdir().expect("temporary directory");
     assert_same_packets(&clip.flv(), &vod.write(directory.path()), &["v", "a"]);
@@ -245,21 +241,21 @@ fn a_live_recording_that_is_deleted_comes_back_while_it_is_in_memory() {
         let index = std::fs::read_to_string(hour.join("segments.jsonl")).ok()?;
         (index.lines().count() >= 2).then_some((session, hour))
     };
-    let (session, _) = wait_for("two segments are recorded", FINISHED, recorded);
+    let (session, _) = wait_for("two segments are recorded", recorded);
     // Renamed first: the recorder writes into it meanwhile.
     let gone = archive.path().join("gone");
     std::fs::rename(session, &gone).expect("renamed");
     std::fs::remove_dir_all(gone).expect("removed");
-    let (session, hour) = wait_for("they are recorded again", FINISHED, recorded);
+    let (session, hour) = wait_for("they are recorded again", recorded);
     let first = std::fs::read_dir(&hour).expect("listed").flatten().map(|entry| entry.path());
     let first = first.filter(|path| path.extension().is_some_and(|extension| extension == "m4s")).min();
     let first = first.expect("a segment");
     std::fs::remove_file(&first).expect("removed");
-    wait_for("a single file, too", FINISHED, || first.exists().then_some(()));
+    wait_for("a single file, too", || first.exists().then_some(()));
     assert!(session.join("session.json").exists());
     let told = || (server.metric("steadycast_recording_damage_total", "") >= 1.0).then_some(());
-    wait_for("it is told of", FINISHED, told);
-    assert!(publisher.finish(Duration::from_secs(60)));
+    wait_for("it is told of", told);
+    assert!(publisher.finish());
     let recording = finished(&server);
     assert_eq!(number(&recording, "gaps"), 0);
     let directory = tempfile::tempdir().expect("temporary directory");
@@ -273,11 +269,11 @@ fn a_session_that_met_kill_9_and_a_reconnect_is_one_recording_and_what_viewers_g
     let server = Server::start(&options);
     let first = Publisher::looping(clip, &server.publish_url("show"));
     let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
-    let begun = wait_for("something is recorded", FINISHED, || recordings(&server).first().cloned());
+    let begun = wait_for("something is recorded", || recordings(&server).first().cloned());
     let server = server.kill_and_restart(&options);
     drop(first);
     let second = Publisher::looping(clip, &server.publish_url("show"));
-    wait_for("new segments", FINISHED, || {
+    wait_for("new segments", || {
         (server.metric("steadycast_stream_segments_published_total", "live/show") >= 3.0).then_some(())
     });
     second.kill();
@@ -318,12 +314,12 @@ fn ten_faults_and_two_reconnects_are_one_recording_that_lacks_what_it_says_and_n
     let url = server.publish_url("show");
     let mut publisher = Publisher::looping(CLIP, &url);
     let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
-    wait_for("something is recorded", FINISHED, || recordings(&server).first().cloned());
+    wait_for("something is recorded", || recordings(&server).first().cloned());
     let struck = || mount.rules().counts().struck.values().sum::<u64>();
     for (number, errno) in [Errno::IO, Errno::NOSPC, Errno::ROFS].into_iter().cycle().take(9).enumerate() {
         let before = struck();
         rules(vec![Rule::always(None, Effect::Errno(errno.raw_os_error()))]);
-        wait_for("a fault strikes", FINISHED, || (struck() > before).then_some(()));
+        wait_for("a fault strikes", || (struck() > before).then_some(()));
         rules(Vec::new());
         if number == 2 || number == 5 {
             publisher.kill();
@@ -331,14 +327,14 @@ fn ten_faults_and_two_reconnects_are_one_recording_that_lacks_what_it_says_and_n
             let published = || server.metric("steadycast_stream_segments_published_total", "live/show");
             // What its predecessor left open may come first.
             let before = published();
-            wait_for("it publishes", FINISHED, || (published() >= before + 2.0).then_some(()));
+            wait_for("it publishes", || (published() >= before + 2.0).then_some(()));
         }
     }
     rules(vec![Rule::always(None, Effect::Errno(Errno::IO.raw_os_error()))]);
     let gaps = || server.metric("steadycast_stream_recording_gaps_total", "live/show");
-    wait_for("the recording lacks something", Duration::from_secs(90), || (gaps() >= 2.0).then_some(()));
+    wait_for("the recording lacks something", || (gaps() >= 2.0).then_some(()));
     rules(Vec::new());
-    wait_for("it goes on", FINISHED, || {
+    wait_for("it goes on", || {
         (server.metric("steadycast_stream_archive_age_seconds", "live/show") < 3.0).then_some(())
     });
     publisher.kill();

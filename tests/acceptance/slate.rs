@@ -5,7 +5,6 @@ use crate::harness::publisher::Publisher;
 use crate::harness::server::Server;
 use crate::harness::viewer::Viewer;
 use crate::harness::wait_for;
-use std::time::Duration;
 
 const SHORT: Clip = Clip { gop: 30, b_frames: 0, ..CLIP };
 
@@ -14,20 +13,16 @@ fn away_and_back(options: &[&str]) {
     let server = Server::start(options);
     let first = Publisher::looping(SHORT, &server.publish_url("show"));
     let published = || server.metric("steadycast_stream_segments_published_total", "live/show");
-    wait_for("segments", Duration::from_secs(60), || (published() >= 3.0).then_some(()));
+    wait_for("segments", || (published() >= 3.0).then_some(()));
     let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
     first.kill();
-    wait_for("a slate", Duration::from_secs(10), || {
-        (server.metric("steadycast_stream_slate", "") == 1.0).then_some(())
-    });
+    wait_for("a slate", || (server.metric("steadycast_stream_slate", "") == 1.0).then_some(()));
     let before = published();
-    wait_for("segments of it", Duration::from_secs(30), || (published() >= before + 3.0).then_some(()));
+    wait_for("segments of it", || (published() >= before + 3.0).then_some(()));
     let second = Publisher::looping(SHORT, &server.publish_url("show"));
-    wait_for("the show", Duration::from_secs(10), || {
-        (server.metric("steadycast_stream_slate", "") == 0.0).then_some(())
-    });
+    wait_for("the show", || (server.metric("steadycast_stream_slate", "") == 0.0).then_some(()));
     let back = published();
-    wait_for("segments after it", Duration::from_secs(30), || (published() >= back + 3.0).then_some(()));
+    wait_for("segments after it", || (published() >= back + 3.0).then_some(()));
     second.kill();
     let recording = viewer.stop();
     recording.assert_consecutive();
@@ -60,12 +55,10 @@ fn a_clip_stands_in_and_one_with_other_tracks_does_not() {
     assert!(made.expect("ffmpeg").success());
     let server = Server::start(&["--slate", &video_only.display().to_string()]);
     let encoder = Publisher::looping(SHORT, &server.publish_url("show"));
-    wait_for("segments", Duration::from_secs(60), || {
+    wait_for("segments", || {
         (server.metric("steadycast_stream_segments_published_total", "live/show") >= 2.0).then_some(())
     });
     encoder.kill();
-    wait_for("a slate", Duration::from_secs(10), || {
-        (server.metric("steadycast_stream_slate", "") == 1.0).then_some(())
-    });
+    wait_for("a slate", || (server.metric("steadycast_stream_slate", "") == 1.0).then_some(()));
     assert_eq!(server.logged("has not the tracks of this stream").len(), 1);
 }

@@ -5,7 +5,7 @@ use crate::harness::publisher::Publisher;
 use crate::harness::server::Server;
 use crate::harness::viewer::{Viewer, try_get};
 use crate::harness::volume::Volume;
-use crate::harness::{POLL, wait_for};
+use crate::harness::{POLL, in_time, wait_for};
 use chaos::faultfs::{Effect, Mount, Operation, Rule};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 const MAX_WAIT: Duration = Duration::from_secs(4);
 /// A fault lasts until it has struck this often.
 const STRIKES: u64 = 2;
-/// How long an archiver that backs off may take to meet a fault.
-const MEETS: Duration = Duration::from_secs(15);
-/// The archive is a replica again this long after a fault: the longest backoff, a write and a sync, twice.
-const HEALS: Duration = Duration::from_secs(15);
+/// Health and metrics are answered within this long.
+const ANSWERED: Duration = Duration::from_secs(1);
+/// Where inotify tells of what goes it is written again within this long; without, in the worst case after five seconds.
+const NOTICED: Duration = Duration::from_secs(4);
 /// Longer than a storage operation may take before its thread is given up.
 const HANGS: Duration = Duration::from_secs(12);
 
@@ -33,8 +33,13 @@ impl Drop for Release<'_> {
     }
 }
 
-/// Publishes a clip into an archive on a file system to which something happens; what viewers got is what was sent.
-fn shaken(container: &str, clip: Clip, happens: impl FnOnce(&Server, &Mount, &Path)) {
+/// Publishes a clip into an archive on a file system to which something happens, and is told if it is late; what viewers
+/// got is what was sent.
+fn shaken(container: &str, clip: Clip, happens: impl Fn(&Server, &Mount, &Path) -> Vec<String>) {
+    in_time(|| ((), shaken_once(container, clip, &happens)));
+}
+
+fn shaken_once(container: &str, clip: Clip, happens: impl Fn(&Server, &Mount, &Path) -> Vec<String>) -> Vec<String> {
     let directories = [(); 2].map(|()| tempfile::tempdir().expect("temporary directory"));
     let [source, point] = directories.each_ref().map(tempfile::TempDir::path);
     let mount = Mount::new(source, point, 1).expect("faultfs");
@@ -43,22 +48,22 @@ fn shaken(container: &str, clip: Clip, happens: impl FnOnce(&Server, &Mount, &Pa
     let publisher = Publisher::file(&clip.flv(), &server.publish_url("show"));
     let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
     archived(&server, source);
-    happens(&server, &mount, source);
+    let late = happens(&server, &mount, source);
     archived(&server, source);
-    assert!(publisher.finish(Duration::from_secs(120)), "the encoder noticed something");
+    assert!(publisher.finish(), "the encoder noticed something");
     let recording = viewer.finish();
     recording.assert_consecutive();
     assert_eq!(recording.discontinuities(), 0);
-    assert!(recording.longest_wait < MAX_WAIT, "{:?} without a new segment", recording.longest_wait);
     let directory = tempfile::tempdir().expect("temporary directory");
     assert_same_packets(&clip.flv(), &recording.write(directory.path()), &["v", "a"]);
     drop(released);
+    [late, recording.later_than(MAX_WAIT)].concat()
 }
 
 /// Waits until the archive has what viewers can fetch: the playlist, and every file it names.
 fn archived(server: &Server, source: &Path) {
     let directory = source.join("live/live/show");
-    wait_for("the archive is a replica", HEALS, || {
+    wait_for("the archive is a replica", || {
         let served = try_get(&server.url("/live/show/0.m3u8"))?;
         let kept = std::fs::read(directory.join("0.m3u8")).ok()?;
         let same = |name: &str| {
@@ -91,6 +96,7 @@ fn errors_of_a_real_file_system_touch_no_viewer_and_the_archive_heals() {
         strike(mount, Rule::always(None, Effect::Errno(Errno::IO.raw_os_error())));
         strike(mount, Rule::always(None, Effect::ShortWrite));
         mount.rules().set(Vec::new()).expect("none");
+        Vec::new()
     });
 }
 
@@ -100,7 +106,7 @@ fn strike(mount: &Mount, rule: Rule) {
     let before = struck();
     let shown = format!("{rule:?}");
     mount.rules().set(vec![rule]).expect("few");
-    wait_for(&shown, MEETS, || (struck() >= before + STRIKES).then_some(()));
+    wait_for(&shown, || (struck() >= before + STRIKES).then_some(()));
 }
 
 #[test]
@@ -108,7 +114,7 @@ fn a_file_system_that_hangs_touches_no_viewer_and_the_archive_heals() {
     let clip = Clip { seconds: 60, ..CLIP };
     shaken("mpegts", clip, |server, mount, _| {
         mount.rules().set(vec![Rule::always(None, Effect::Hang)]).expect("few");
-        wait_for("something hangs", MEETS, || (mount.rules().counts().hanging > 0).then_some(()));
+        wait_for("something hangs", || (mount.rules().counts().hanging > 0).then_some(()));
         let since = Instant::now();
         let mut slowest = Duration::ZERO;
         while since.elapsed() < HANGS {
@@ -119,17 +125,21 @@ fn a_file_system_that_hangs_touches_no_viewer_and_the_archive_heals() {
             // Asked at intervals, so that asking is not what makes it slow.
             std::thread::sleep(POLL);
         }
-        assert!(slowest < Duration::from_secs(1), "health and metrics were answered after {slowest:?}");
         assert!(server.metric("steadycast_storage_degraded", "") > 0.0, "nobody was told");
         mount.rules().set(Vec::new()).expect("none");
-        wait_for("storage is well again", HEALS, || {
-            (server.metric("steadycast_storage_degraded", "") == 0.0).then_some(())
-        });
+        wait_for("storage is well again", || (server.metric("steadycast_storage_degraded", "") == 0.0).then_some(()));
+        let late = slowest >= ANSWERED;
+        late.then(|| format!("health and metrics were answered after {slowest:?}")).into_iter().collect()
     });
 }
 
 #[test]
 fn a_file_system_that_hangs_for_good_is_replaced_by_another_one_that_is_mounted_in_its_place() {
+    in_time(|| ((), frozen_and_replaced()));
+}
+
+/// A file system hangs for good, and another one is mounted; what was late.
+fn frozen_and_replaced() -> Vec<String> {
     let volume = Volume::mounted();
     let data = volume.path().join("data");
     let server = Server::start_on(&data, &["--grace", "1"]);
@@ -137,12 +147,10 @@ fn a_file_system_that_hangs_for_good_is_replaced_by_another_one_that_is_mounted_
     let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
     archived(&server, &data);
     let frozen = volume.freeze();
-    wait_for("it is told of", 3 * HANGS, || (server.metric("steadycast_storage_state", "hung") > 0.0).then_some(()));
+    wait_for("it is told of", || (server.metric("steadycast_storage_state", "hung") > 0.0).then_some(()));
     volume.replace();
     // The question that hangs is given up after a minute, and nobody asks the old file system again.
-    wait_for("it is well", Duration::from_secs(90), || {
-        (server.metric("steadycast_storage_state", "healthy") > 0.0).then_some(())
-    });
+    wait_for("it is well", || (server.metric("steadycast_storage_state", "healthy") > 0.0).then_some(()));
     archived(&server, &data);
     let process = Pid::from_raw(server.pid() as i32).expect("a process");
     assert!(Server::has_uninterruptible_thread(process), "the old one still hangs");
@@ -150,10 +158,10 @@ fn a_file_system_that_hangs_for_good_is_replaced_by_another_one_that_is_mounted_
     let recording = viewer.finish();
     recording.assert_consecutive();
     assert_eq!(recording.discontinuities(), 0);
-    assert!(recording.longest_wait < MAX_WAIT, "{:?} without a new segment", recording.longest_wait);
     drop(frozen);
     server.tell(Signal::TERM);
     assert!(server.exit().success());
+    recording.later_than(MAX_WAIT)
 }
 
 #[test]
@@ -164,6 +172,7 @@ fn a_directory_that_is_deleted_is_made_again() {
         std::fs::rename(source.join("live"), source.join("gone")).expect("renamed");
         std::fs::remove_dir_all(source.join("gone")).expect("removed");
         archived(server, source);
+        Vec::new()
     });
 }
 
@@ -175,30 +184,35 @@ fn removed_and_mended(server: &Server) -> Instant {
         let listed = std::fs::read_dir(&directory).ok()?.flatten().map(|entry| entry.path());
         listed.filter(|path| is_segment(path)).max()
     };
-    let removed = wait_for("a segment is archived", HEALS, newest);
+    let removed = wait_for("a segment is archived", newest);
     let begun = Instant::now();
     std::fs::remove_file(&removed).expect("removed");
-    wait_for("it is mended", HEALS, || removed.exists().then_some(()));
+    wait_for("it is mended", || removed.exists().then_some(()));
     begun
 }
 
 #[test]
 fn a_directory_that_goes_is_noticed_at_once_where_inotify_tells_of_it() {
+    in_time(|| ((), gone_three_times()));
+}
+
+/// A directory goes three times; whether that was noticed late.
+fn gone_three_times() -> Vec<String> {
     let server = Server::start(&[]);
     let _publisher = Publisher::looping(CLIP, &server.publish_url("show"));
-    wait_for("inotify watches", HEALS, || hint_thread(&server));
+    wait_for("inotify watches", || hint_thread(&server));
     let directory = server.archived("show");
     // Without a hint it takes five seconds in the worst case, and 2.5 on average, before it is written again.
     let mut slowest = Duration::ZERO;
     for _ in 0..3 {
-        wait_for("it is archived", HEALS, || directory.join("0.m3u8").exists().then_some(()));
+        wait_for("it is archived", || directory.join("0.m3u8").exists().then_some(()));
         let begun = Instant::now();
         std::fs::rename(&directory, directory.with_extension("gone")).expect("renamed");
         std::fs::remove_dir_all(directory.with_extension("gone")).expect("removed");
-        wait_for("it is mended", HEALS, || directory.join("0.m3u8").exists().then_some(()));
+        wait_for("it is mended", || directory.join("0.m3u8").exists().then_some(()));
         slowest = slowest.max(begun.elapsed());
     }
-    assert!(slowest < Duration::from_secs(4), "{slowest:?}");
+    (slowest >= NOTICED).then(|| format!("it took {slowest:?}")).into_iter().collect()
 }
 
 /// The thread that inotify is read by.
@@ -217,30 +231,35 @@ fn inotify_that_has_no_watches_left_is_missed_by_nobody() {
     let _publisher = Publisher::looping(CLIP, &server.publish_url("show"));
     let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
     let refused = || server.metric("steadycast_watch_hint_errors_total", "kind=\"watch\"");
-    wait_for("watches are refused", HEALS, || (refused() > 0.0).then_some(()));
+    wait_for("watches are refused", || (refused() > 0.0).then_some(()));
     removed_and_mended(&server);
     viewer.stop().assert_consecutive();
 }
 
 #[test]
 fn inotify_that_cannot_be_read_takes_no_core_and_is_missed_by_nobody() {
+    in_time(|| ((), inotify_fails()));
+}
+
+/// Reads of inotify fail; what was late.
+fn inotify_fails() -> Vec<String> {
     let server = Server::start(&[]);
     let _publisher = Publisher::looping(CLIP, &server.publish_url("show"));
     let viewer = Viewer::follow(server.url("/live/show/0.m3u8"));
-    let thread = wait_for("inotify is read", HEALS, || hint_thread(&server));
+    let thread = wait_for("inotify is read", || hint_thread(&server));
     let errors = ["-o", "/dev/null", "-e", "trace=read", "-e", "inject=read:error=EIO"];
     let mut strace = std::process::Command::new("strace");
     let _strace = Publisher::with(strace.args(errors).args(["-p", &thread]).stderr(std::process::Stdio::null()));
     // Something to be read: a directory beside the stream's comes and goes until strace is there to spoil it.
     let beside = server.archived("beside");
     let ended = || server.metric("steadycast_watch_hint_restarts_total", "");
-    wait_for("its thread is ended", HEALS, || {
+    wait_for("its thread is ended", || {
         std::fs::create_dir_all(&beside).and_then(|()| std::fs::remove_dir(&beside)).expect("made and removed");
         (ended() == 1.0).then_some(())
     });
-    wait_for("its thread is gone", HEALS, || hint_thread(&server).is_none().then_some(()));
+    wait_for("its thread is gone", || hint_thread(&server).is_none().then_some(()));
     removed_and_mended(&server);
     let seen = viewer.stop();
     seen.assert_consecutive();
-    assert!(seen.longest_wait < MAX_WAIT, "{:?} without a new segment", seen.longest_wait);
+    seen.later_than(MAX_WAIT)
 }

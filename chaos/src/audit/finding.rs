@@ -55,6 +55,13 @@ pub enum Rule {
     Digest,
 }
 
+impl Rule {
+    /// Whether it is about time alone: on a machine that stands still now and then, anybody breaks it.
+    pub fn is_late(self) -> bool {
+        self == Self::NoNewSegment
+    }
+}
+
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {

@@ -1,6 +1,5 @@
 //! Every actor of a stream's tree fails, in every way, while it publishes.
 
-use super::broken::Broken;
 use super::chance::Chance;
 use super::judge::Observed;
 use super::report::{Outcome, Row, Told};
@@ -8,6 +7,7 @@ use super::stage::start;
 use super::viewer::Viewer;
 use super::witness::{Pictures, Witness};
 use super::{Setting, clip};
+use crate::broken::Broken;
 use crate::clip::Clip;
 use crate::encoder::Encoder;
 use crate::load::{self, Load};

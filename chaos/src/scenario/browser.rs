@@ -1,6 +1,6 @@
 //! A stock hls.js in Chromium, measured while faults strike.
 
-use super::broken::Broken;
+use crate::broken::Broken;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::path::Path;

@@ -1,10 +1,10 @@
 //! A promise is broken on purpose in the real binary: a judge that does not notice is worth nothing.
 
-use super::broken::sentences;
 use super::judge::Observed;
 use super::report::{Outcome, Told};
 use super::witness::{Pictures, Witness};
 use super::{Setting, clip};
+use crate::broken::sentences;
 use crate::load::{self, Load};
 use crate::server::{Server, get, wait_for};
 use std::sync::Arc;

@@ -1,13 +1,13 @@
 //! Encoders die in every way they do, and come back; two fight for a key; one comes and goes.
 
 use super::asking::Asking;
-use super::broken::Broken;
 use super::judge::Answers;
 use super::report::{Outcome, Told};
 use super::stage::start;
 use super::witness::{Pictures, Witness};
 use super::{Setting, clip};
 use crate::bench::machine::usage_of_tree;
+use crate::broken::Broken;
 use crate::clip::Clip;
 use crate::encoder::Encoder;
 use crate::rtmp_client::Target;

@@ -1,9 +1,9 @@
 //! Storage hangs for minutes while sessions are recorded: memory grows to the spools' bound and no further.
 
-use super::broken::Broken;
 use super::report::{Outcome, Told};
 use super::{Setting, clip};
 use crate::bench::machine::usage_of_tree;
+use crate::broken::Broken;
 use crate::faultfs::{Effect, Mount, Rule};
 use crate::load::{self, Load};
 use crate::server::{Server, wait_for};

@@ -1,10 +1,10 @@
 //! Judge: which promises a stream has kept. Pure: it is given what was observed.
 
-use super::broken::Broken;
 use super::browser::Played;
 use super::late::Late;
 use super::witness::{Order, Testimony};
 use crate::audit::finding::Finding;
+use crate::broken::Broken;
 use serde::Serialize;
 use std::time::Duration;
 

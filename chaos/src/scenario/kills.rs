@@ -1,11 +1,11 @@
 //! The process is killed while it writes, at moments that a seed decides; the show goes on.
 
-use super::broken::Broken;
 use super::chance::Chance;
 use super::report::{Outcome, Told};
 use super::viewer::{Seen, Viewer, check, is_gap};
 use super::witness::sha;
 use super::{Setting, clip};
+use crate::broken::Broken;
 use crate::faultfs::{Effect, Mount, Rule};
 use crate::server::{Server, get, wait_for};
 use anyhow::Context;

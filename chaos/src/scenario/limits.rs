@@ -1,12 +1,12 @@
 //! What a process has runs out, descriptors and memory; and viewers who do not read keep theirs for long.
 
 use super::asking::Asking;
-use super::broken::Broken;
 use super::report::{Outcome, Told};
 use super::stage::{start, start_supervised};
 use super::viewer::Viewer;
 use super::witness::{Order, Pictures, Witness};
 use super::{Setting, clip};
+use crate::broken::Broken;
 use crate::clip::Clip;
 use crate::encoder::Encoder;
 use crate::load::{self, Load};

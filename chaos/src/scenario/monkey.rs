@@ -1,13 +1,13 @@
 //! A monkey: faults of every kind at random, by a seed, for some minutes. Afterwards everything must be well again, and
 //! nothing may ever have been what no fault excuses.
 
-use super::broken::Broken;
 use super::chance::Chance;
 use super::report::{Outcome, Told};
 use super::stage::start_supervised;
 use super::viewer::Viewer;
 use super::{Setting, clip};
 use crate::bench::machine::usage_of_tree;
+use crate::broken::Broken;
 use crate::clip::Clip;
 use crate::encoder::Encoder;
 use crate::faultfs::{Effect, Mount, Operation, Rule};

@@ -1,11 +1,12 @@
 //! What came of scenarios: a page for people, and JSON of everything that was observed.
 
-use super::broken::{Broken, sentences};
 use super::judge::{Answers, Observed};
-use super::standstill::{Stood, Void};
 use crate::bench::machine;
+use crate::broken::{Broken, sentences};
+use crate::standstill::{self, Stood, Void};
 use serde::Serialize;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// One stream and its fault.
 #[derive(Debug, Clone, Serialize)]
@@ -43,6 +44,17 @@ pub struct Told {
 }
 
 impl Outcome {
+    /// What came of something that is played until it can be judged. What was judged in parts is not judged again.
+    pub fn judged(patience: Duration, mut play: impl FnMut() -> anyhow::Result<Self>) -> Self {
+        let in_parts = |outcome: &Self| outcome.stood.is_some();
+        let broken = |outcome: &Self| if in_parts(outcome) { Vec::new() } else { outcome.broken() };
+        let judged = standstill::judged(patience, || play().unwrap_or_else(|error| Self::failed(&error)), broken);
+        if in_parts(&judged.came) {
+            return judged.came;
+        }
+        Self { stood: judged.stood, void: judged.void, ..judged.came }
+    }
+
     /// Of a scenario that could not be played to its end.
     pub fn failed(error: &anyhow::Error) -> Self {
         let (text, broken) = ("It could not be played to its end.".to_owned(), vec![format!("{error:#}").into()]);

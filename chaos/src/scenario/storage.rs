@@ -1,16 +1,15 @@
 //! Storage fails while streams are live: faults side by side, each on a mount and a stream of its own.
 
 use super::asking::Asking;
-use super::broken::Broken;
 use super::browser::Browser;
 use super::judge::{Observed, Recorded};
 use super::late::{self, Late};
 use super::matrix::{Cell, Fault};
 use super::report::{Outcome, Row, Told};
 use super::stage::Removed;
-use super::standstill::judged;
 use super::witness::{Pictures, Testimony, Witness, sha};
 use super::{Setting, clip};
+use crate::broken::Broken;
 use crate::faultfs::Mount;
 use crate::load::{self, Load};
 use crate::server::{Server, get, wait_for};
@@ -58,10 +57,10 @@ pub fn run(setting: &Setting, groups: &[Vec<Cell>], beside: Beside) -> anyhow::R
     for group in groups {
         for cells in group.chunks(SIDE_BY_SIDE) {
             let others = beside.streams.saturating_sub(2 * cells.len());
-            let played = judged(setting.patience, || {
+            let played = Outcome::judged(setting.patience, || {
                 let stage = Stage::set(setting, cells, &clip, beside.container)?;
                 stage.play(cells, &known, Beside { streams: others, ..beside })
-            })?;
+            });
             eprintln!(
                 "{} of {} kept",
                 played.rows.iter().filter(|row| row.broken.is_empty()).count(),

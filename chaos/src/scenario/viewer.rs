@@ -1,8 +1,8 @@
 //! A viewer whose server is away now and then: it fetches everything that is listed each time anew, and checks that no
 //! number and no name is ever anything else than before.
 
-use super::broken::Broken;
 use super::witness::{Sha, sha};
+use crate::broken::Broken;
 use crate::server::get;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,10 +1,10 @@
 //! A stock hls.js in Chromium watches while encoders and actors fail; the page is never loaded again.
 
-use super::broken::Broken;
 use super::browser::{Browser, Played};
 use super::report::{Outcome, Told};
 use super::stage::start;
 use super::{Setting, clip};
+use crate::broken::Broken;
 use crate::clip::Clip;
 use crate::encoder::Encoder;
 use crate::rtmp_client::Target;

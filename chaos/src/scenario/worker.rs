@@ -1,12 +1,12 @@
 //! The worker process is killed, upgraded and wedged; its parent and the others go on.
 
-use super::broken::Broken;
 use super::browser::{Browser, Played};
 use super::chance::Chance;
 use super::report::{Outcome, Told};
 use super::stage::start_supervised;
 use super::viewer::{Seen, Viewer};
 use super::{Setting, clip};
+use crate::broken::Broken;
 use crate::clip::Clip;
 use crate::encoder::Encoder;
 use crate::rtmp_client::Target;

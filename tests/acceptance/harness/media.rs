@@ -4,11 +4,9 @@ use super::run;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::Duration;
 
 /// One clip is made at a time, and once: tests run side by side on two cores.
 static MAKING: Mutex<()> = Mutex::new(());
-const FFMPEG_LIMIT: Duration = Duration::from_secs(120);
 
 /// What a clip is like.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +35,7 @@ impl Clip {
         let file = directory.join(format!("{name}.flv"));
         if !file.exists() {
             let aside = file.with_extension("aside.flv");
-            run(self.command().arg(&aside), FFMPEG_LIMIT);
+            run(self.command().arg(&aside));
             std::fs::rename(&aside, &file).expect("renamed");
         }
         file
@@ -89,7 +87,7 @@ pub fn packets(file: &Path, kind: &str) -> Vec<Packet> {
     if file.extension().is_some_and(|extension| extension == "ts") {
         command.args(["-bsf:a", "aac_adtstoasc"]);
     }
-    let output = run(command.args(["-f", "framehash", "-hash", "md5", "-"]), FFMPEG_LIMIT);
+    let output = run(command.args(["-f", "framehash", "-hash", "md5", "-"]));
     let text = String::from_utf8(output.stdout).expect("text");
     let all = parse_hashes(&text);
     let first = all.iter().map(|(_, packet)| packet.dts_ms).min().unwrap_or(0);

@@ -6,11 +6,17 @@ pub mod server;
 pub mod viewer;
 pub mod volume;
 
+use chaos::broken::Broken;
+use chaos::standstill;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Runs a command to its end; fails with what it printed if it fails or takes longer than `limit`.
-pub fn run(command: &mut Command, limit: Duration) -> Output {
+/// How long anything may take of which no time is promised: longer than every clip, and so long that a machine which is
+/// busy with other things gets there, too. It bounds a test that would never end.
+pub const LIMIT: Duration = Duration::from_secs(180);
+
+/// Runs a command to its end; fails with what it printed if it fails or does not end.
+pub fn run(command: &mut Command) -> Output {
     let shown = format!("{command:?}");
     let mut child = command
         .stdin(Stdio::null())
@@ -27,7 +33,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
         })
     };
     let (stdout, stderr) = (read(Box::new(stdout)), read(Box::new(stderr)));
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + LIMIT;
     let status = loop {
         if let Some(status) = child.try_wait().expect("child") {
             break status;
@@ -35,7 +41,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
         if Instant::now() > deadline {
             child.kill().expect("child");
             let said = String::from_utf8_lossy(&stderr.join().expect("reader")).into_owned();
-            panic!("it did not end within {limit:?}: {shown}\n{said}");
+            panic!("it did not end within {LIMIT:?}: {shown}\n{said}");
         }
         std::thread::sleep(POLL);
     };
@@ -44,17 +50,30 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
     output
 }
 
+/// How long a machine that stands still is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tells a story in which nothing may be late, and tells it again where something was while the machine stood still
+/// (docs/decisions/0017): what came of it, and what was late, in sentences. What is wrong fails at once.
+pub fn in_time<T>(mut story: impl FnMut() -> (T, Vec<String>)) -> T {
+    let late = |(_, late): &(T, Vec<String>)| late.iter().cloned().map(Broken::Late).collect();
+    let judged = standstill::judged(PATIENCE, &mut story, late);
+    let (came, late) = judged.came;
+    assert!(late.is_empty(), "{late:?}; how late the machine was: {:?}", judged.stood);
+    came
+}
+
 /// How often something outside is looked at.
 pub const POLL: Duration = Duration::from_millis(20);
 
 /// Looks until there is something, or fails with a sentence.
-pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + limit;
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
         std::thread::sleep(POLL);
     }
 }

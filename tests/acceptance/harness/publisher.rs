@@ -4,7 +4,6 @@ use super::media::{Clip, ffmpeg};
 use super::wait_for;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 /// A running encoder. Dropped, it is killed.
 pub struct Publisher(Child);
@@ -42,8 +41,8 @@ impl Publisher {
     }
 
     /// Waits for its end; whether it ended well.
-    pub fn finish(mut self, limit: Duration) -> bool {
-        wait_for("the encoder ends", limit, || self.0.try_wait().expect("child")).success()
+    pub fn finish(mut self) -> bool {
+        wait_for("the encoder ends", || self.0.try_wait().expect("child")).success()
     }
 }
 

@@ -7,7 +7,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tempfile::TempDir;
 
 /// A running server. Dropped, it is killed; if the test fails, its log is shown.
@@ -134,7 +133,7 @@ impl Server {
 
     /// Waits for its end.
     pub fn exit(mut self) -> std::process::ExitStatus {
-        wait_for("it ends", Duration::from_secs(20), || self.child.try_wait().expect("child"))
+        wait_for("it ends", || self.child.try_wait().expect("child"))
     }
 
     /// Starts under strace, which injects errors into system calls of all its threads.
@@ -178,7 +177,7 @@ impl Server {
         std::thread::spawn(move || {
             stderr.lines().map_while(Result::ok).for_each(|line| lines.lock().expect("log").push(line))
         });
-        let listening = wait_for("the server listens", Duration::from_secs(10), || {
+        let listening = wait_for("the server listens", || {
             assert!(child.try_wait().expect("child").is_none(), "the server ended: {:?}", log.lock().expect("log"));
             log.lock().expect("log").iter().find(|line| line.contains("\"listening\"")).cloned()
         });

@@ -1,6 +1,6 @@
 //! A viewer that sees everything: follows a playlist, keeps every segment, and checks what must always hold.
 
-use super::{POLL, wait_for};
+use super::{LIMIT, POLL, wait_for};
 use m3u8_rs::MediaPlaylist;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -62,11 +62,6 @@ impl Viewer {
         }
     }
 }
-
-/// How long a process may take to be restarted by a test.
-const RESTART: Duration = Duration::from_secs(10);
-/// How long a playlist may take to end.
-const LIMIT: Duration = Duration::from_secs(180);
 
 fn follow(playlist_url: &str, stop: &AtomicBool) -> Recording {
     let (base, _) = playlist_url.rsplit_once('/').expect("URL");
@@ -165,6 +160,12 @@ impl Recording {
         stretches.into_iter().map(write).collect()
     }
 
+    /// What is late if a new segment took this long.
+    pub fn later_than(&self, limit: Duration) -> Vec<String> {
+        let late = self.longest_wait >= limit;
+        late.then(|| format!("{:?} without a new segment", self.longest_wait)).into_iter().collect()
+    }
+
     /// Media sequence numbers without a hole.
     pub fn assert_consecutive(&self) {
         let numbers: Vec<u64> = self.segments.keys().copied().collect();
@@ -181,7 +182,7 @@ impl Recording {
 /// The body of what a playlist names. While the process restarts nobody answers; an answer must be a 200. What was lost
 /// with the process before, and is a gap in the next playlist, is a 503 and empty here.
 fn fetch_listed(url: &str) -> Vec<u8> {
-    wait_for(url, RESTART, || match ureq::get(url).call() {
+    wait_for(url, || match ureq::get(url).call() {
         Ok(mut response) => response.body_mut().with_config().limit(1 << 30).read_to_vec().ok(),
         Err(ureq::Error::StatusCode(503)) => Some(Vec::new()),
         Err(ureq::Error::StatusCode(status)) => panic!("{url} is listed and answered with {status}"),

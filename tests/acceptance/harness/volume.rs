@@ -5,13 +5,10 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 use tempfile::TempDir;
 
 /// Bytes of the file that holds it: a show of some minutes.
 const LENGTH: u64 = 128 << 20;
-/// How long each step of its making may take.
-const MADE_WITHIN: Duration = Duration::from_secs(20);
 
 /// An ext4 file system.
 pub struct Volume {
@@ -29,8 +26,8 @@ impl Volume {
         let image = volume.directory.path().join("image");
         File::create(&image).and_then(|file| file.set_len(LENGTH)).expect("an image");
         std::fs::create_dir(volume.path()).expect("a mount point");
-        run(Command::new("mkfs.ext4").arg("-q").arg(&image), MADE_WITHIN);
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(volume.path()), MADE_WITHIN);
+        run(Command::new("mkfs.ext4").arg("-q").arg(&image));
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(volume.path()));
         volume.root = File::open(volume.path()).ok();
         volume
     }
@@ -41,14 +38,14 @@ impl Volume {
 
     /// Has all who write wait.
     pub fn freeze(&self) -> Frozen<'_> {
-        run(Command::new("fsfreeze").arg("-f").arg(self.path()), MADE_WITHIN);
+        run(Command::new("fsfreeze").arg("-f").arg(self.path()));
         Frozen(self)
     }
 
     /// Mounts another file system, an empty one, in its place; this one stays as it is.
     pub fn replace(&self) {
-        run(Command::new("umount").arg("-l").arg(self.path()), MADE_WITHIN);
-        run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(self.path()), MADE_WITHIN);
+        run(Command::new("umount").arg("-l").arg(self.path()));
+        run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(self.path()));
     }
 }
 

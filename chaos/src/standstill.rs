@@ -4,11 +4,11 @@
 //! A thread on each processor, at a real-time priority (SCHED_FIFO), sleeps and notes how late it wakes up. Nothing that is
 //! tested runs at such a priority: what keeps these threads waiting is not the server.
 
-use super::broken::Broken;
-use super::report::Outcome;
+use crate::broken::Broken;
+use anyhow::Context;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -29,6 +29,8 @@ const MAX_LONGEST_MS: usize = 100;
 const MAX_REPEATS: usize = 2;
 /// Before that the machine is to be punctual for so long.
 const PUNCTUAL: Duration = Duration::from_secs(20);
+/// How a program ends that found something late, and nothing wrong.
+pub const LATE: i32 = 3;
 
 /// How late the machine was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -71,16 +73,36 @@ impl Stood {
     }
 }
 
+/// What came of something that was played until it could be judged.
+#[derive(Debug)]
+pub struct Judged<T> {
+    /// What came of the try that counts.
+    pub came: T,
+    /// How late the machine was in it; none if nobody could look.
+    pub stood: Option<Stood>,
+    /// Tries before, of which nothing could be judged.
+    pub void: Vec<Void>,
+}
+
 /// Plays something, and looks how late the machine is meanwhile. If nothing but what is late seems to be broken, on a
 /// machine that is to blame, it is void, and played again, after a while without standstill if there is one within
 /// `patience`; what seems to be broken in the last try is.
-pub fn judged(patience: Duration, mut play: impl FnMut() -> anyhow::Result<Outcome>) -> anyhow::Result<Outcome> {
+pub fn judged<T>(patience: Duration, mut play: impl FnMut() -> T, broken: impl Fn(&T) -> Vec<Broken>) -> Judged<T> {
     let watched = || {
         let watch = Watch::begin();
-        let outcome = play().unwrap_or_else(|error| Outcome::failed(&error));
-        (outcome, watch.end())
+        (play(), watch.end())
     };
-    Ok(settled(watched, || wait_until_punctual(patience)))
+    settled(watched, broken, || wait_until_punctual(patience))
+}
+
+/// Runs a command, again if it ends with `LATE` on a machine that is to blame; how it ended in the try that counts.
+pub fn run(patience: Duration, command: &mut Command) -> anyhow::Result<ExitStatus> {
+    let shown = format!("{command:?}");
+    let broken = |ended: &std::io::Result<ExitStatus>| match ended {
+        Ok(ended) if ended.code() == Some(LATE) => vec![Broken::Late(format!("{shown} found something late"))],
+        _ => Vec::new(),
+    };
+    judged(patience, || command.status(), broken).came.with_context(|| shown.clone())
 }
 
 /// What begins while the machine stands still may be void, too.
@@ -97,20 +119,18 @@ fn wait_until_punctual(patience: Duration) {
 }
 
 /// The try that counts, and those before it; `wait` before each but the first.
-fn settled(mut play: impl FnMut() -> (Outcome, Option<Stood>), mut wait: impl FnMut()) -> Outcome {
+fn settled<T>(
+    mut play: impl FnMut() -> (T, Option<Stood>),
+    broken: impl Fn(&T) -> Vec<Broken>,
+    mut wait: impl FnMut(),
+) -> Judged<T> {
     let mut void = Vec::new();
     loop {
-        let (mut outcome, stood) = play();
-        if outcome.stood.is_some() {
-            // It was judged in parts.
-            return outcome;
-        }
-        let broken = outcome.broken();
+        let (came, stood) = play();
+        let broken = broken(&came);
         let may_be_void = !broken.is_empty() && broken.iter().all(Broken::is_late);
-        let Some(stood) = stood.filter(|stood| may_be_void && void.len() < MAX_REPEATS && stood.is_to_blame()) else {
-            (outcome.stood, outcome.void) = (stood, void);
-            return outcome;
-        };
+        let to_blame = stood.filter(|stood| may_be_void && void.len() < MAX_REPEATS && stood.is_to_blame());
+        let Some(stood) = to_blame else { return Judged { came, stood, void } };
         broken.iter().for_each(|broken| eprintln!("void, because the machine stood still: {broken}"));
         void.push(Void { stood, broken });
         wait();
@@ -168,16 +188,10 @@ fn look(processor: usize, stop: &AtomicBool) -> Option<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::Told;
     use super::*;
 
     const QUIET: Stood = Stood { p99_ms: 1, longest_ms: 100 };
     const STILL: Stood = Stood { p99_ms: 2, longest_ms: 30 };
-
-    fn outcome(broken: &[Broken]) -> Outcome {
-        let told = Told { text: String::new(), figures: serde_json::Value::Null, broken: broken.to_vec() };
-        Outcome { told: vec![told], ..Outcome::default() }
-    }
 
     #[test]
     fn the_percentile_and_the_longest_are_of_all_looks() {
@@ -185,18 +199,6 @@ mod tests {
         counts[0] = 985;
         (counts[7], counts[300]) = (14, 1);
         assert_eq!(Stood::of(&counts), Stood { p99_ms: 7, longest_ms: 300 });
-    }
-
-    #[test]
-    fn what_is_judged_in_parts_is_not_judged_again() {
-        let parts = Outcome { stood: Some(STILL), ..outcome(&[Broken::Late("a stall".to_owned())]) };
-        let mut played = 0;
-        let play = || {
-            played += 1;
-            (parts.clone(), Some(STILL))
-        };
-        let outcome = settled(play, || panic!("it is not played again"));
-        assert_eq!((outcome.broken().len(), played), (1, 1));
     }
 
     #[test]
@@ -217,19 +219,33 @@ mod tests {
             let mut left = tries.iter();
             let play = || {
                 let (broken, stood) = left.next().expect("another try");
-                (outcome(broken), Some(*stood))
+                (broken.clone(), Some(*stood))
             };
             let mut waits = 0;
-            let outcome = settled(play, || waits += 1);
-            assert_eq!((outcome.broken(), outcome.void.len(), waits), (broken, void, void), "{tries:?}");
+            let judged = settled(play, Vec::clone, || waits += 1);
+            assert_eq!((judged.came, judged.void.len(), waits), (broken, void, void), "{tries:?}");
             assert_eq!(left.len(), 0, "{tries:?}");
         }
     }
 
     #[test]
+    fn a_command_ends_as_it_did_and_is_not_run_for_ever() {
+        let runs = tempfile::NamedTempFile::new().expect("a file");
+        let script = |code: i32| format!("echo >>{}; exit {code}", runs.path().display());
+        for code in [0, 1, LATE] {
+            let ended = run(Duration::ZERO, Command::new("sh").args(["-c", &script(code)])).expect("it runs");
+            assert_eq!(ended.code(), Some(code));
+        }
+        let lines = std::fs::read_to_string(runs.path()).expect("text").lines().count();
+        // Only what was late may be run again, on a machine that stood still.
+        assert!((3..=3 + MAX_REPEATS).contains(&lines), "{lines}");
+        assert!(run(Duration::ZERO, &mut Command::new("/nothing")).is_err());
+    }
+
+    #[test]
     fn where_nobody_can_tell_how_late_the_machine_is_nothing_is_void() {
-        let play = || (outcome(&[Broken::Late("a stall".to_owned())]), None);
-        let outcome = settled(play, || panic!("it is not played again"));
-        assert_eq!((outcome.broken().len(), outcome.void.len()), (1, 0));
+        let play = || (vec![Broken::Late("a stall".to_owned())], None);
+        let judged = settled(play, Vec::clone, || panic!("it is not played again"));
+        assert_eq!((judged.came.len(), judged.void.len()), (1, 0));
     }
 }

@@ -274,7 +274,11 @@ async fn remove(State(context): State<Context>, Path(named): Named) -> Result<St
         match &removed {
             Ok(Ok(())) => info!(stream = %id.stream, session = id.session, "recording removed on request"),
             // It is still there, or may be when its mount is back. Without what is remembered its gaps are not told.
-            Ok(Err(_)) | Err(_) => drop(left.map(|left| records.write_left(&left))),
+            Ok(Err(_)) | Err(_) => {
+                if let Some(error) = left.and_then(|left| records.write_left(&left).err()) {
+                    warn!(stream = %id.stream, session = id.session, %error, "gaps of a recording may not be told");
+                }
+            }
         }
         match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(absent())),

@@ -1,8 +1,10 @@
 //! `chaos`: the instruments, from the command line.
 
 use chaos::alone;
+use chaos::audit::finding::Finding;
 use chaos::audit::{self, Audit};
 use chaos::bench::report::{self, Bench};
+use chaos::broken::Broken;
 use chaos::faultfs::{Mount, Rule};
 use chaos::frames;
 use chaos::load::{self, Load};
@@ -273,9 +275,9 @@ fn audit_all(urls: Vec<String>, seconds: u64, expect_end: bool) -> anyhow::Resul
         reports.extend(audit.join().map_err(|_| anyhow::anyhow!("an auditor panicked"))??);
     }
     println!("{}", serde_json::to_string_pretty(&reports)?);
-    let findings = || reports.iter().flat_map(|report| &report.findings);
-    let found = findings().count();
-    if found > 0 && findings().all(|finding| finding.rule.is_late()) {
+    let broken: Vec<_> = reports.iter().flat_map(|report| &report.findings).map(Finding::broken).collect();
+    let found = broken.len();
+    if found > 0 && broken.iter().all(Broken::is_late) {
         eprintln!("{found} findings, all of them that segments came late");
         std::process::exit(standstill::LATE);
     }

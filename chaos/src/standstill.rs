@@ -156,10 +156,18 @@ impl Watch {
     }
 
     /// How late the processor was that was later; none if that could not be seen without the priority, which takes root.
-    fn end(self) -> Option<Stood> {
+    fn end(mut self) -> Option<Stood> {
         self.stop.store(true, Ordering::Relaxed);
-        let seen: Option<Vec<_>> = self.threads.into_iter().map(|thread| thread.join().ok().flatten()).collect();
+        let threads = std::mem::take(&mut self.threads);
+        let seen: Option<Vec<_>> = threads.into_iter().map(|thread| thread.join().ok().flatten()).collect();
         seen?.iter().map(|counts| Stood::of(counts)).reduce(Stood::max)
+    }
+}
+
+/// Whatever becomes of what is watched, nobody looks for ever.
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whatever ends a run of scenarios, nothing of it is left.
+//! Whatever ends a run of scenarios, no process of it is left.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +17,14 @@ fn processes_of(directory: &Path) -> usize {
     let all = fs::read_dir("/proc").expect("processes").flatten();
     let arguments = all.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
     arguments.filter(|arguments| String::from_utf8_lossy(arguments).contains(&name)).count()
+}
+
+/// Whether a script is run.
+fn runs(script: &Path) -> bool {
+    let arguments = format!("/bin/sh\0{}\0", script.display());
+    let all = fs::read_dir("/proc").expect("processes").flatten();
+    let mut found = all.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    found.any(|found| found.starts_with(arguments.as_bytes()))
 }
 
 fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
@@ -39,8 +47,11 @@ fn a_run_that_is_killed_leaves_no_process_behind() {
         let mut run = Command::new(env!("CARGO_BIN_EXE_chaos"));
         run.args(["run", "fight", "--program"]).arg(&program).arg("--directory").arg(directory.path());
         let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
-        let server = || fs::read_dir(directory.path()).is_ok() && processes_of(&program) > 3;
-        wait_until("it starts its server", server);
+        wait_until("it starts its server", || {
+            let ended = run.try_wait().expect("a child");
+            assert!(ended.is_none(), "it ended by itself ({ended:?}): this test needs root");
+            runs(&program)
+        });
         let killed = Command::new("kill").args(["-s", signal, &run.id().to_string()]).status().expect("kill");
         assert!(killed.success());
         run.wait().expect("it ends");

@@ -391,6 +391,21 @@ mod tests {
     }
 
     #[test]
+    fn of_two_segments_with_a_picture_each_the_last_is_shown_as_long_as_the_first() {
+        let mut movie = Movie::default();
+        let step = SECOND / 10;
+        for n in 0..2 {
+            let Read { tracks, mut samples } = pictures(n * step);
+            samples.truncate(1);
+            movie.add(&Read { tracks, samples }, n * step, false).expect("short");
+        }
+        let moov = moov(&movie.head().expect("media"));
+        let stts = &moov.trak[0].mdia.minf.stbl.stts;
+        let durations: Vec<_> = stts.entries.iter().map(|run| (run.sample_count, run.sample_delta)).collect();
+        assert_eq!(durations, [(2, step as u32)]);
+    }
+
+    #[test]
     fn a_recording_without_media_is_no_movie() {
         let mut movie = Movie::default();
         movie.add(&Read::default(), 0, false).expect("nothing to add");

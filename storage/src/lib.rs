@@ -9,6 +9,7 @@ pub mod disk;
 pub mod document;
 pub mod events;
 pub mod export;
+pub mod extents;
 pub mod hints;
 pub mod live;
 pub mod log;

@@ -4,6 +4,7 @@
 //! because they are one value.
 
 pub use crate::document::{Document, hex};
+use crate::extents::Extents;
 use crate::numbers::Numbers;
 use media::hls::{ListedSegment, Measured, MediaPlaylist, multivariant};
 use media::packager::Settings;
@@ -60,6 +61,8 @@ pub struct Expired {
     pub segment: Arc<Published>,
     /// Until when (RFC 8216 section 6.2.2).
     pub until: Instant,
+    /// The first version that did not list it.
+    pub left_with: u64,
 }
 
 /// Where a restarted segmenter goes on: the packager as it was when this snapshot was made.
@@ -80,6 +83,8 @@ pub struct Snapshot {
     pub listed: Vec<Arc<Published>>,
     /// Segments that have left it.
     pub expired: Vec<Expired>,
+    /// Playlists that named something which is still listed.
+    pub extents: Extents,
     /// Number of the next segment.
     pub next_sequence: u64,
     /// EXT-X-DISCONTINUITY-SEQUENCE.
@@ -206,11 +211,13 @@ impl Snapshot {
     /// The next state: `segments` appended, old ones expired, playlists rendered anew.
     pub fn next(&self, segments: Vec<Segment>, end: bool, window: usize, resume: Option<Resume>, now: Instant) -> Self {
         let mut next = self.carried(resume, now);
-        let longest = ticks(&self.listed);
         for segment in segments {
             next.append(segment);
         }
-        next.slide(window, longest, now);
+        next.slide(window, ticks(&self.listed), now);
+        if let (Some(oldest), Some(newest)) = (next.listed.first(), next.listed.last()) {
+            next.extents.note(oldest.sequence, newest.sequence, ticks(&next.listed));
+        }
         next.ended = end || self.ended && next.next_sequence == self.next_sequence;
         next.render();
         next
@@ -222,7 +229,10 @@ impl Snapshot {
         let listed = std::mem::take(&mut next.listed);
         let playlist = ticks(&listed);
         next.discontinuity_sequence += 1 + discontinuities(&listed);
-        next.expired.extend(listed.into_iter().map(|segment| expire(segment, playlist, now)));
+        let expire = |segment: Arc<Published>| next.expire(segment, playlist, now);
+        let expired: Vec<_> = listed.into_iter().map(expire).collect();
+        next.expired.extend(expired);
+        next.extents = Extents::default();
         let (init, multivariant, measured) = (None, Document::default(), Measured::default());
         Self { target_duration: 0, independent: false, init, multivariant, measured, ..next }
     }
@@ -232,6 +242,7 @@ impl Snapshot {
             version: self.version + 1,
             listed: self.listed.clone(),
             expired: self.expired.iter().filter(|expired| expired.until > now).cloned().collect(),
+            extents: self.extents.clone(),
             next_sequence: self.next_sequence,
             discontinuity_sequence: self.discontinuity_sequence,
             target_duration: self.target_duration,
@@ -303,9 +314,9 @@ impl Snapshot {
         }
     }
 
-    /// Takes the oldest segments out of the playlist while enough remain. `longest` is the last playlist
-    /// that listed them, ticks.
-    fn slide(&mut self, window: usize, longest: i64, now: Instant) {
+    /// Takes the oldest segments out of the playlist while enough remain. `last` is the length of the last playlist that
+    /// listed them, ticks: of a window that was adopted no other is known.
+    fn slide(&mut self, window: usize, last: i64, now: Instant) {
         let minimum = MIN_TARGET_DURATIONS * i64::from(self.target_duration) * TICKS_PER_SECOND;
         let mut remaining = ticks(&self.listed);
         while self.listed.len() > window.max(2) {
@@ -318,8 +329,27 @@ impl Snapshot {
             let segment = self.listed.remove(0);
             // Its own tag, if it had one, leaves with it (RFC 8216 section 6.2.2).
             self.discontinuity_sequence += u64::from(segment.listed.discontinuity);
-            self.expired.push(expire(segment, longest, now));
+            let expired = self.expire(segment, last, now);
+            self.expired.push(expired);
         }
+    }
+
+    /// A segment that leaves the playlist at `now` stays for its own duration and that of the longest playlist that listed
+    /// it, of which `last` was the last one (ticks).
+    fn expire(&self, segment: Arc<Published>, last: i64, now: Instant) -> Expired {
+        let longest = self.extents.longest_naming(segment.sequence).map_or(last, |longest| longest.max(last));
+        let ticks = (segment.listed.duration + longest).max(0).unsigned_abs();
+        let until = now + Duration::from_micros(ticks * 1_000_000 / TICKS_PER_SECOND.unsigned_abs());
+        Expired { segment, until, left_with: self.version }
+    }
+
+    /// Notes that it is in force from now on. What it does not list any more was listed until now, however long it took to
+    /// get there.
+    pub(crate) fn comes_into_force(&mut self, now: Instant) {
+        let late = self.published_at.map_or(Duration::ZERO, |made| now.saturating_duration_since(made));
+        let just_left = |expired: &&mut Expired| expired.left_with == self.version;
+        self.expired.iter_mut().filter(just_left).for_each(|expired| expired.until += late);
+        self.published_at = Some(now);
     }
 
     fn render(&mut self) {
@@ -357,12 +387,6 @@ fn ticks(listed: &[Arc<Published>]) -> i64 {
 
 fn discontinuities(listed: &[Arc<Published>]) -> u64 {
     listed.iter().filter(|segment| segment.listed.discontinuity).count() as u64
-}
-
-/// A segment that leaves a playlist of `playlist` ticks stays for its own duration and the playlist's.
-fn expire(segment: Arc<Published>, playlist: i64, now: Instant) -> Expired {
-    let ticks = (segment.listed.duration + playlist).max(0).unsigned_abs();
-    Expired { segment, until: now + Duration::from_micros(ticks * 1_000_000 / TICKS_PER_SECOND.unsigned_abs()) }
 }
 
 #[cfg(test)]

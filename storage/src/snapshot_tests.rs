@@ -83,6 +83,38 @@ fn an_expired_segment_stays_for_its_duration_and_that_of_the_playlist() {
 }
 
 #[test]
+fn an_expired_segment_stays_for_the_longest_playlist_that_listed_it() {
+    let (init, now) = (init(), Instant::now());
+    let mut snapshot = Snapshot::starting_at(Numbers { media_sequence: 0, discontinuity_sequence: 0 });
+    // Six segments of ten seconds, then short ones: 0-5 is listed with all of the long ones, and leaves a playlist of 17 s.
+    let lengths = [900_000; 6].into_iter().chain([180_000; 60]);
+    for (n, length) in lengths.enumerate() {
+        snapshot = snapshot.next(vec![segment(n as u64, length, false, &init)], false, WINDOW, None, now);
+        assert!(snapshot.extents.len() <= snapshot.listed.len());
+    }
+    let first_listed = snapshot.listed[0].sequence;
+    assert!(first_listed > 5, "{first_listed}");
+    let left =
+        |sequence: u64| snapshot.expired.iter().find(|expired| expired.segment.sequence == sequence).expect("kept");
+    assert_eq!(left(5).until, now + Duration::from_secs(10 + 60));
+    assert_eq!(left(6).until, now + Duration::from_secs(2 + 52));
+}
+
+#[test]
+fn what_leaves_the_playlist_stays_for_its_time_from_when_that_is_seen() {
+    let (init, now) = (init(), Instant::now());
+    let mut snapshot = Snapshot::starting_at(Numbers { media_sequence: 0, discontinuity_sequence: 0 });
+    for n in 0..8 {
+        snapshot = snapshot.next(vec![segment(n, 180_000, false, &init)], false, WINDOW, None, now);
+    }
+    let before: Vec<_> = snapshot.expired.iter().map(|expired| expired.until).collect();
+    snapshot.comes_into_force(now + Duration::from_secs(3));
+    let after: Vec<_> = snapshot.expired.iter().map(|expired| expired.until).collect();
+    // The first one left with the version before.
+    assert_eq!(after, [before[0], before[1] + Duration::from_secs(3)]);
+}
+
+#[test]
 fn everything_a_playlist_names_can_be_fetched_and_has_its_digest() {
     let (_, snapshot) = published_window(9);
     let digests: BTreeMap<String, String> = serde_json::from_slice(&snapshot.digests.bytes).expect("flat object");

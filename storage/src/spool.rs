@@ -448,10 +448,11 @@ mod tests {
     fn what_has_expired_and_can_still_be_fetched_is_in_memory_anyway() {
         let spool = Spool::starting_at(1);
         spool.note(&window(1..4), 0);
-        let expired = crate::snapshot::Expired { segment: published(3), until: Instant::now() };
+        let expired = crate::snapshot::Expired { segment: published(3), until: Instant::now(), left_with: 0 };
         spool.note(&Snapshot { expired: vec![expired], ..window(4..6) }, 0);
         assert_eq!(all(&spool), [(1, true), (2, true), (3, false), (4, false), (5, false)]);
     }
+
     #[test]
     fn what_a_recording_has_lost_waits_again_if_it_is_in_memory() {
         let spool = Spool::starting_at(1);

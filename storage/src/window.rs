@@ -5,6 +5,7 @@ use arc_swap::ArcSwap;
 use std::sync::{Arc, Mutex, TryLockError};
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Why nothing was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -51,7 +52,7 @@ impl Window {
     pub fn publish_after(
         &self,
         before: &Arc<Snapshot>,
-        next: Snapshot,
+        mut next: Snapshot,
         first: impl FnOnce(),
     ) -> Result<Arc<Snapshot>, NotPublished> {
         let _publishing = match self.publishing.try_lock() {
@@ -64,6 +65,7 @@ impl Window {
         }
         first();
         let version = next.version;
+        next.comes_into_force(Instant::now());
         let next = Arc::new(next);
         self.current.store(next.clone());
         self.version.send_replace(version);
@@ -82,7 +84,6 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::time::Instant;
 
     #[test]
     fn a_writer_that_was_superseded_publishes_nothing() {

@@ -4,7 +4,7 @@ use crate::harness::media::{CLIP, Clip, packets};
 use crate::harness::publisher::Publisher;
 use crate::harness::server::Server;
 use crate::harness::viewer::{Viewer, try_get};
-use crate::harness::wait_for;
+use crate::harness::{in_time, wait_for};
 use rustix::process::Signal;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -89,13 +89,16 @@ fn a_terminal_tells_the_parent_alone_and_the_worker_drains() {
 
 #[test]
 fn told_twice_it_ends_at_once() {
-    let server = Server::start(&["--drain", "60"]);
-    let told = Instant::now();
-    server.tell(Signal::INT);
-    wait_for("it drains", || (!server.logged("draining").is_empty()).then_some(()));
-    server.tell(Signal::INT);
-    assert_eq!(server.exit().code(), Some(130));
-    assert!(told.elapsed() < Duration::from_secs(30), "it drained for {:?}", told.elapsed());
+    in_time(|| {
+        let server = Server::start(&["--drain", "60"]);
+        let told = Instant::now();
+        server.tell(Signal::INT);
+        wait_for("it drains", || (!server.logged("draining").is_empty()).then_some(()));
+        server.tell(Signal::INT);
+        assert_eq!(server.exit().code(), Some(130));
+        let took = told.elapsed();
+        (took >= Duration::from_secs(5)).then(|| format!("it took {took:?}")).into_iter().collect()
+    });
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn impatient(url: String, stop: Arc<AtomicBool>) -> (Vec<String>, Duration) {
 
 #[test]
 fn under_a_parent_nobody_is_refused_while_the_worker_is_killed_or_replaced() {
-    in_time(|| ((), kills_and_an_upgrade()));
+    in_time(kills_and_an_upgrade);
 }
 
 /// A worker is killed three times and replaced once; what was late.

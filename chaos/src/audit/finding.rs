@@ -1,5 +1,6 @@
 //! What an audit can find.
 
+use crate::broken::Broken;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -71,6 +72,14 @@ pub struct Finding {
     pub subject: String,
     /// What was expected and what was there.
     pub detail: String,
+}
+
+impl Finding {
+    /// As a promise that was broken.
+    pub fn broken(&self) -> Broken {
+        let sentence = format!("{:?} at {}: {}", self.rule, self.subject, self.detail);
+        if self.rule.is_late() { Broken::Late(sentence) } else { Broken::Wrong(sentence) }
+    }
 }
 
 /// Findings are kept up to this many; more of the same tell nothing new.

@@ -10,9 +10,6 @@ use std::time::Duration;
 /// Where the players are, and the script that measures them.
 const PLAYERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/acceptance/players");
 
-/// What hls.js calls a stall, and what it does about one.
-const STALLS: [&str; 2] = ["bufferStalledError", "bufferNudgeOnStall"];
-
 /// What was measured.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Played {
@@ -24,21 +21,22 @@ pub struct Played {
     pub played_s: f64,
     /// Pictures the browser had no time for; this machine's, not the server's.
     pub dropped_frames: u64,
-    /// What hls.js complained of.
+    /// What hls.js complained of, apart from stalls.
     pub errors: Vec<serde_json::Value>,
+    /// What it called a stall.
+    pub stall_errors: Vec<serde_json::Value>,
 }
 
 impl Played {
     /// Promises that were broken.
     pub fn broken(&self) -> Option<Broken> {
-        let Self { stalls, stalled_ms, errors, .. } = self;
-        let sentence = format!("hls.js stalled {stalls} times ({stalled_ms:.0} ms), errors: {errors:?}");
-        let plays = self.played_s > 0.0 && self.fatal() == 0;
-        let is_stall = |error: &serde_json::Value| STALLS.iter().any(|stall| error["details"] == *stall);
-        match (*stalls, plays && errors.iter().all(is_stall)) {
-            (0, true) if errors.is_empty() => None,
-            (_, true) => Some(Broken::Late(sentence)),
-            (_, false) => Some(sentence.into()),
+        let Self { stalls, stalled_ms, errors, stall_errors, .. } = self;
+        let sentence =
+            format!("hls.js stalled {stalls} times ({stalled_ms:.0} ms), told of {stall_errors:?}, errors: {errors:?}");
+        match (self.played_s > 0.0 && errors.is_empty(), *stalls == 0 && stall_errors.is_empty()) {
+            (true, true) => None,
+            (true, false) => Some(Broken::Late(sentence)),
+            (false, _) => Some(sentence.into()),
         }
     }
 

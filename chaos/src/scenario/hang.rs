@@ -108,7 +108,7 @@ impl Seen {
         );
         check(disconnected == 0, format!("{disconnected} publishers were disconnected").into());
         check(stuck == 0, Broken::Late(format!("{stuck} actors were stuck")));
-        check(healed, Broken::Late("storage was not well again in time".to_owned()));
+        check(healed, "storage did not become well again".into());
         let text = format!(
             "{STREAMS} streams of 945 kbit/s were recorded with a spool of {SPOOL_MIB} MiB each while every storage operation hung for {} s. Resident memory was {before} MiB before, {peak} MiB at most (the bound is what there was, the spools, and {SLACK_MIB} MiB), and grew by {growth} MiB from {} s on, when spools were full; they held {spooled} MiB at the end. Publishers disconnected: {}.",
             hang.as_secs(),

@@ -150,8 +150,8 @@ pub fn run(setting: &Setting, plan: Plan) -> anyhow::Result<Outcome> {
         let present = server.metric("steadycast_stream_publisher_present", "").unwrap_or(0.0);
         moves && healthy && present as usize == plan.streams
     });
-    came.broken.extend(well.err().map(|error| Broken::Late(error.to_string())));
-    came.broken.extend(herd.stop().into_iter().take(5).map(Broken::from));
+    came.broken.extend(well.err().map(|error| Broken::Wrong(error.to_string())));
+    came.broken.extend(herd.stop().into_iter().take(5).map(Broken::Late));
     came.count_workers(&server, plan)?;
     for viewer in viewers {
         let seen = viewer.stop();

@@ -188,3 +188,21 @@ fn table(text: &mut String, rows: &[Row]) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_judged_in_parts_is_not_judged_again() {
+        let stood = Some(Stood { p99_ms: 500, longest_ms: 500 });
+        let broken = vec![Broken::Late("a stall".to_owned())];
+        let told = Told { text: String::new(), figures: serde_json::Value::Null, broken };
+        let mut played = 0;
+        let outcome = Outcome::judged(Duration::ZERO, || {
+            played += 1;
+            Ok(Outcome { told: vec![told.clone()], stood, ..Outcome::default() })
+        });
+        assert_eq!((outcome.broken().len(), outcome.stood, outcome.void.len(), played), (1, stood, 0, 1));
+    }
+}

@@ -54,13 +54,12 @@ pub fn run(command: &mut Command) -> Output {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Tells a story in which nothing may be late, and tells it again where something was while the machine stood still
-/// (docs/decisions/0017): what came of it, and what was late, in sentences. What is wrong fails at once.
-pub fn in_time<T>(mut story: impl FnMut() -> (T, Vec<String>)) -> T {
-    let late = |(_, late): &(T, Vec<String>)| late.iter().cloned().map(Broken::Late).collect();
+/// (docs/decisions/0017). It tells what was late, in sentences, and asserts itself what is wrong: nobody looks at a try that is
+/// told again.
+pub fn in_time(mut story: impl FnMut() -> Vec<String>) {
+    let late = |late: &Vec<String>| late.iter().cloned().map(Broken::Late).collect();
     let judged = standstill::judged(PATIENCE, &mut story, late);
-    let (came, late) = judged.came;
-    assert!(late.is_empty(), "{late:?}; how late the machine was: {:?}", judged.stood);
-    came
+    assert!(judged.came.is_empty(), "{:?}; how late the machine was: {:?}", judged.came, judged.stood);
 }
 
 /// How often something outside is looked at.

@@ -13,6 +13,8 @@ const scripts = { hls: "hls.js/dist/hls.min.js", shaka: "shaka-player/dist/shaka
 // currentTime standing still for this long while it should play is a stall.
 const STALL_MS = 250;
 const TICK_MS = 25;
+// What hls.js calls a stall, and what it does about one: told apart from what went wrong.
+const HLS_STALLS = ["bufferStalledError", "bufferNudgeOnStall"];
 // How often a picture's number is read.
 const READ_MS = 1000;
 // Stalls and requests that are told in full.
@@ -36,7 +38,7 @@ try {
     if (scripts[player]) await page.addScriptTag({ path: require.resolve(scripts[player]) });
   }
   const measured = await page.evaluate(measure, {
-    player, url, rate: Number(process.env.RATE ?? 1), seconds: Number(seconds), zero_ms: Number(zero_ms), fps: Number(fps), STALL_MS, TICK_MS, READ_MS, MAX_DETAILS,
+    player, url, rate: Number(process.env.RATE ?? 1), seconds: Number(seconds), zero_ms: Number(zero_ms), fps: Number(fps), STALL_MS, TICK_MS, READ_MS, MAX_DETAILS, HLS_STALLS,
   });
   console.log(JSON.stringify({ ...measured, console_errors }));
 } finally {
@@ -44,7 +46,7 @@ try {
 }
 
 // Runs in the page.
-async function measure({ player, url, rate, seconds, zero_ms, fps, STALL_MS, TICK_MS, READ_MS, MAX_DETAILS }) {
+async function measure({ player, url, rate, seconds, zero_ms, fps, STALL_MS, TICK_MS, READ_MS, MAX_DETAILS, HLS_STALLS }) {
   // What a player had when it stalled: nothing to play, or something it did not play. And what it asked for last.
   const state = (video, at_ms) => ({
     at_ms,
@@ -77,7 +79,7 @@ async function measure({ player, url, rate, seconds, zero_ms, fps, STALL_MS, TIC
     else latencies.push(Date.now() - zero_ms - (number * 1000) / fps);
   };
   performance.setResourceTimingBufferSize(1e5);
-  const errors = [];
+  const [errors, stall_errors] = [[], []];
   const begun = performance.now();
   const video = document.querySelector("video");
   if (player === "hls") {
@@ -86,7 +88,8 @@ async function measure({ player, url, rate, seconds, zero_ms, fps, STALL_MS, TIC
     hls.on(Hls.Events.ERROR, (_, { details, fatal, reason, error }) => {
       const ranges = [...Array(video.buffered.length).keys()].map((n) => [video.buffered.start(n), video.buffered.end(n)]);
       const after_s = (performance.now() - begun) / 1000;
-      errors.push({ details, fatal, why: reason ?? error?.message, after_s, at_s: video.currentTime, ranges });
+      const list = !fatal && HLS_STALLS.includes(details) ? stall_errors : errors;
+      list.push({ details, fatal, why: reason ?? error?.message, after_s, at_s: video.currentTime, ranges });
     });
     hls.loadSource(url);
     hls.attachMedia(video);
@@ -103,7 +106,7 @@ async function measure({ player, url, rate, seconds, zero_ms, fps, STALL_MS, TIC
     video.play().catch((error) => errors.push({ details: String(error), fatal: true }));
   }
   video.playbackRate = rate;
-  const result = { first_frame_ms: null, played_s: 0, stalls: 0, stalled_ms: 0, stalled_at: [], least_ahead_s: null, errors };
+  const result = { first_frame_ms: null, played_s: 0, stalls: 0, stalled_ms: 0, stalled_at: [], least_ahead_s: null, errors, stall_errors };
   let [last_time, last_moved, start_time, stalled, last_read] = [0, begun, 0, false, begun];
   while (performance.now() - begun < seconds * 1000 && !video.ended) {
     await new Promise((resolve) => setTimeout(resolve, TICK_MS));

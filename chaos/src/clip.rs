@@ -24,6 +24,8 @@ pub struct Clip {
     bytes: Vec<u8>,
     /// When each message is due in its round, milliseconds, and where it lies.
     messages: Vec<(u32, Range<usize>)>,
+    /// Which of them are key frames; one at least.
+    pub key_frames: Vec<usize>,
     /// Length of a round, milliseconds.
     pub round_ms: u32,
 }
@@ -40,7 +42,8 @@ impl Clip {
         let frames = || tags.iter().filter(|tag| !tag.is_header());
         let last_ms = frames().map(|tag| tag.timestamp).max().context("no media")?;
         let round_ms = last_ms + SEAM_MS;
-        let mut clip = Self { headers: Vec::new(), bytes: Vec::new(), messages: Vec::new(), round_ms };
+        let mut clip =
+            Self { headers: Vec::new(), bytes: Vec::new(), messages: Vec::new(), key_frames: Vec::new(), round_ms };
         for tag in tags.iter().filter(|tag| tag.is_header()) {
             absolute(tag, &mut clip.headers);
         }
@@ -54,8 +57,12 @@ impl Clip {
             *before = i64::from(tag.timestamp);
             let from = clip.bytes.len();
             relative(tag, delta, &mut clip.bytes);
+            if tag.is_key_frame() {
+                clip.key_frames.push(clip.messages.len());
+            }
             clip.messages.push((tag.timestamp, from..clip.bytes.len()));
         }
+        ensure!(!clip.key_frames.is_empty(), "no key frame");
         Ok(clip)
     }
 
@@ -101,6 +108,11 @@ struct Tag<'a> {
 }
 
 impl Tag<'_> {
+    /// A video message whose frame type is 1 (FLV 10.1, E.4.3.1).
+    fn is_key_frame(&self) -> bool {
+        self.kind == 9 && !self.is_header() && self.body.first().is_some_and(|first| first >> 4 == 1)
+    }
+
     fn is_header(&self) -> bool {
         self.body.get(1) == Some(&0)
     }
@@ -162,6 +174,8 @@ mod tests {
             .map(|bytes| u64::from(u32::from_be_bytes([0, bytes[1], bytes[2], bytes[3]])))
             .sum();
         assert_eq!(deltas, u64::from(clip.round_ms), "a round of deltas is a round of time");
+        let is_key_frame = |n: &usize| clip.bytes(*n, n + 1)[0] & 0x3F == VIDEO_CHUNK_STREAM;
+        assert!(!clip.key_frames.is_empty() && clip.key_frames.iter().all(is_key_frame));
     }
 
     #[test]

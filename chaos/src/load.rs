@@ -1,6 +1,6 @@
 //! Load: many publishers of one clip on one thread, each message sent when it is due.
 //!
-//! All send the same bytes, so that what is measured is the server. How late the generator itself was is
+//! All send the same clip, so that what is measured is the server. How late the generator itself was is
 //! part of the report: a server cannot be blamed for that.
 
 use crate::clip::Clip;
@@ -19,6 +19,17 @@ const STAGGER: Duration = Duration::from_secs(2);
 /// A round of ticks in which each publisher's acknowledgements are read once.
 const READ_EVERY: usize = 32;
 
+/// Where in the clip publishers begin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// All at its beginning.
+    #[default]
+    Together,
+    /// At key frames spread over it: shows of different people have their quiet scenes and their busy ones at different
+    /// times, and what a server holds for all does not go up and down with one clip.
+    Apart,
+}
+
 /// What to do.
 #[derive(Debug, Clone)]
 pub struct Load {
@@ -30,6 +41,8 @@ pub struct Load {
     pub streams: usize,
     /// For how long.
     pub duration: Duration,
+    /// Where they begin.
+    pub begin: Begin,
 }
 
 /// What came of it.
@@ -57,6 +70,8 @@ struct Publisher {
     unsent_since: Option<Instant>,
     /// When it began.
     offset: Duration,
+    /// Where in the clip, milliseconds.
+    from_ms: u64,
 }
 
 /// Publishes until the time is over; calls `started` when all are accepted.
@@ -95,12 +110,18 @@ pub fn run(load: &Load, started: impl FnOnce()) -> anyhow::Result<Report> {
 fn connect(load: &Load, clip: &Clip) -> anyhow::Result<Vec<Publisher>> {
     let base = Target::parse(&load.url)?;
     let spread = STAGGER / load.streams.max(1) as u32;
+    let first = |n: usize| match load.begin {
+        Begin::Together => 0,
+        Begin::Apart => clip.key_frames[n * clip.key_frames.len() / load.streams],
+    };
     let publisher = |n: usize| {
         let target = Target { name: format!("{}-{n}", base.name), ..base.clone() };
         let mut socket = publish(&target).with_context(|| format!("publisher {n}"))?;
         socket.write_all(&clip.headers)?;
         socket.set_nonblocking(true)?;
-        anyhow::Ok(Publisher { socket, next: 0, unsent: Vec::new(), unsent_since: None, offset: spread * n as u32 })
+        let (offset, next) = (spread * n as u32, first(n));
+        let from_ms = clip.due_ms(next);
+        anyhow::Ok(Publisher { socket, next, unsent: Vec::new(), unsent_since: None, offset, from_ms })
     };
     (0..load.streams).map(publisher).collect()
 }
@@ -111,7 +132,7 @@ impl Publisher {
         if !self.unsent.is_empty() {
             return;
         }
-        let now = now.saturating_sub(self.offset).as_millis() as u64;
+        let now = self.from_ms + now.saturating_sub(self.offset).as_millis() as u64;
         let from = self.next;
         while clip.due_ms(self.next) <= now {
             self.next += 1;

@@ -7,7 +7,7 @@ use chaos::bench::report::{self, Bench};
 use chaos::broken::Broken;
 use chaos::faultfs::{Mount, Rule};
 use chaos::frames;
-use chaos::load::{self, Load};
+use chaos::load::{self, Begin, Load};
 use chaos::scenario::{self, MATRIX, Plan, SCENARIOS, Setting};
 use chaos::standstill;
 use chaos::viewers::Viewers;
@@ -206,7 +206,7 @@ fn main() -> anyhow::Result<()> {
     }
     match command {
         Command::Load { url, clip, streams, seconds, viewers, play } => {
-            let load = Load { url, clip, streams, duration: Duration::from_secs(seconds) };
+            let load = Load { url, clip, streams, duration: Duration::from_secs(seconds), begin: Begin::Apart };
             load_with(&load, viewers, play.as_deref())
         }
         Command::Numbered { file, fps, seconds, first } => frames::make(&file, fps, seconds, first),

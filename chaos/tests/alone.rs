@@ -37,6 +37,25 @@ fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 #[test]
+fn what_a_run_left_that_was_killed_goes_with_the_next() {
+    let mut ended = Command::new("true").spawn().expect("it starts");
+    ended.wait().expect("it ends");
+    let left = |number: u32| Path::new("/dev/shm").join(format!("chaos-test-{number}"));
+    let (of_dead, of_living) = (left(ended.id()), left(std::process::id()));
+    let table = format!("chaos_{}", ended.id());
+    for directory in [&of_dead, &of_living] {
+        fs::create_dir_all(directory.join("state")).expect("made");
+    }
+    let nft = |arguments: &[&str]| Command::new("nft").args(arguments).output().expect("nft: run `make tools`");
+    assert!(nft(&["add", "table", "inet", &table]).status.success(), "this test needs root");
+    let run = Command::new(env!("CARGO_BIN_EXE_chaos")).args(["run", "no-such-scenario"]).output().expect("it starts");
+    assert!(!run.status.success());
+    assert!(!of_dead.exists() && of_living.exists());
+    fs::remove_dir_all(&of_living).expect("removed");
+    assert!(!String::from_utf8_lossy(&nft(&["list", "tables"]).stdout).contains(&table));
+}
+
+#[test]
 fn a_run_that_is_killed_leaves_no_process_behind() {
     let directory = tempfile::tempdir().expect("temporary directory");
     // In the server's place something that hears no signal but one, and never listens.

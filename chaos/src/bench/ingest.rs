@@ -2,7 +2,7 @@
 
 use super::contender::{Contender, Running};
 use super::machine::{Cores, Usage, usage_of_tree};
-use crate::load::{self, Load};
+use crate::load::{self, Begin, Load};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use std::path::Path;
@@ -84,6 +84,7 @@ fn measure_once(setting: Setting<'_>, contender: Contender, streams: usize) -> a
         clip: setting.clip.to_owned(),
         streams,
         duration: WARM_UP + setting.window + Duration::from_secs(2),
+        begin: Begin::Apart,
     };
     let (started, starts) = sync_channel(1);
     let generator = std::thread::spawn(move || load::run(&load, || _ = started.send(())));

@@ -3,7 +3,7 @@
 use super::contender::Contender;
 use super::ingest::Setting;
 use super::machine::usage_of_tree;
-use crate::load::{self, Load};
+use crate::load::{self, Begin, Load};
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 use std::process::Command;
@@ -40,7 +40,13 @@ pub struct Web {
 pub fn measure(setting: Setting<'_>, contender: Contender) -> anyhow::Result<Web> {
     let server = contender.start(setting.program, setting.directory)?;
     let duration = 2 * ASKING + PATIENCE + Duration::from_secs(5);
-    let load = Load { url: server.publish_url("web"), clip: setting.clip.to_owned(), streams: 1, duration };
+    let load = Load {
+        url: server.publish_url("web"),
+        clip: setting.clip.to_owned(),
+        streams: 1,
+        duration,
+        begin: Begin::Together,
+    };
     let (started, starts) = sync_channel(1);
     // Ends by itself when the server does: nothing below waits for it.
     std::thread::spawn(move || load::run(&load, || _ = started.send(())));

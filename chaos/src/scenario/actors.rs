@@ -10,7 +10,7 @@ use super::{Setting, clip};
 use crate::broken::Broken;
 use crate::clip::Clip;
 use crate::encoder::Encoder;
-use crate::load::{self, Load};
+use crate::load::{self, Begin, Load};
 use crate::rtmp_client::Target;
 use crate::server::{Server, get, wait_for};
 use serde_json::json;
@@ -137,7 +137,7 @@ fn play(
     let (server, _removed) = start(setting, "actors", &["--record", "--grace", "5"])?;
     let watched = AROUND + time + AROUND;
     let (url, streams, duration) = (server.publish_url("live/show"), blows.len(), LISTED + watched);
-    let load = Load { url, clip, streams, duration };
+    let load = Load { url, clip, streams, duration, begin: Begin::Together };
     let publishing = std::thread::spawn(move || load::run(&load, || ()));
     let playlist = |number: usize| server.url(&format!("/live/show-{number}/0.m3u8"));
     for number in 0..streams {

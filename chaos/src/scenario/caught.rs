@@ -5,7 +5,7 @@ use super::report::{Outcome, Told};
 use super::witness::{Pictures, Witness};
 use super::{Setting, clip};
 use crate::broken::sentences;
-use crate::load::{self, Load};
+use crate::load::{self, Begin, Load};
 use crate::server::{Server, get, wait_for};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +23,18 @@ const TARGET: Duration = Duration::from_secs(2);
 /// Blocks a segmenter again and again, as slow writes would.
 pub fn run(setting: &Setting) -> anyhow::Result<Outcome> {
     let directory = setting.directory.join(format!("caught-{}", crate::alone::number()));
-    let runtime = format!("/dev/shm/chaos-caught-{}", crate::alone::number());
+    let runtime = crate::alone::memory("caught");
     let data = directory.join("data").display().to_string();
     let server = Server::start(&setting.program, &["--data", &data, "--runtime-dir", &runtime].map(str::to_owned))?;
     let clip = clip(&setting.directory)?;
     let known = Arc::new(Pictures::of(&std::fs::read(&clip)?)?);
-    let load = Load { url: server.publish_url("live/show"), clip, streams: 1, duration: LISTED + WATCHED };
+    let load = Load {
+        url: server.publish_url("live/show"),
+        clip,
+        streams: 1,
+        duration: LISTED + WATCHED,
+        begin: Begin::Together,
+    };
     let publishing = std::thread::spawn(move || load::run(&load, || ()));
     let url = server.url("/live/show-0/0.m3u8");
     wait_for(&url, LISTED, || get(&url).is_ok())?;

@@ -166,7 +166,7 @@ struct Filter(String);
 
 impl Filter {
     fn cutting(ports: impl Iterator<Item = u16>) -> anyhow::Result<Self> {
-        let table = format!("chaos_{}", crate::alone::number());
+        let table = crate::alone::filter();
         let ports = ports.map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
         let rules = format!(
             "table inet {table} {{\nset cut {{ type inet_service; elements = {{ {ports} }}; }}\nchain input {{\ntype filter hook input priority 0;\ntcp sport @cut drop\ntcp dport @cut drop\n}}\n}}\n"

@@ -5,7 +5,7 @@ use super::{Setting, clip};
 use crate::bench::machine::usage_of_tree;
 use crate::broken::Broken;
 use crate::faultfs::{Effect, Mount, Rule};
-use crate::load::{self, Load};
+use crate::load::{self, Begin, Load};
 use crate::server::{Server, wait_for};
 use std::time::{Duration, Instant};
 
@@ -32,15 +32,20 @@ pub fn run(setting: &Setting, hang: Duration) -> anyhow::Result<Outcome> {
     let [source, point] = ["source", "mount"].map(|name| directory.join(name));
     std::fs::create_dir_all(&source)?;
     std::fs::create_dir_all(&point)?;
-    let runtime = format!("/dev/shm/chaos-hang-{}", crate::alone::number());
+    let runtime = crate::alone::memory("hang");
     let spool = SPOOL_MIB.to_string();
     let mount = Mount::new(&source, &point, setting.seed)?;
     let options = ["--record", "--spool", &spool, "--runtime-dir", &runtime, "--data"].map(str::to_owned);
     let options: Vec<_> = options.into_iter().chain([point.display().to_string()]).collect();
     let server = Server::start(&setting.program, &options)?;
     let duration = BEFORE + hang + HEALED;
-    let load =
-        Load { url: server.publish_url("live/show"), clip: clip(&setting.directory)?, streams: STREAMS, duration };
+    let load = Load {
+        url: server.publish_url("live/show"),
+        clip: clip(&setting.directory)?,
+        streams: STREAMS,
+        duration,
+        begin: Begin::Together,
+    };
     let publishing = std::thread::spawn(move || load::run(&load, || ()));
     // Memory is compared with that of a server whose windows are full, which takes this long.
     std::thread::sleep(BEFORE);

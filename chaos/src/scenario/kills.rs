@@ -58,7 +58,7 @@ pub fn run(setting: &Setting, kills: usize) -> anyhow::Result<Outcome> {
     let [source, point] = ["source", "mount"].map(|name| directory.join(name));
     std::fs::create_dir_all(&source)?;
     std::fs::create_dir_all(&point)?;
-    let runtime = format!("/dev/shm/chaos-kills-{}", crate::alone::number());
+    let runtime = crate::alone::memory("kills");
     let mount = Mount::new(&source, &point, setting.seed)?;
     mount.rules().set(vec![Rule::always(None, Effect::DelayMs(DELAY_MS))])?;
     let options = ["--record", "--grace", GRACE, "--runtime-dir", &runtime, "--data"].map(str::to_owned);

@@ -1,7 +1,7 @@
 //! Late streams: sessions that begin when storage begins to fail. Directories are to be made and records to be
 //! written then; their encoders must not notice, and in the end their recordings are whole.
 
-use crate::load::{self, Load};
+use crate::load::{self, Begin, Load};
 use crate::server::Server;
 use serde::Serialize;
 use serde_json::Value;
@@ -46,7 +46,7 @@ pub fn publish(
     duration: Duration,
 ) -> JoinHandle<anyhow::Result<load::Report>> {
     let url = server.publish_url(&format!("fault{number}/late"));
-    let load = Load { url, clip: clip.to_owned(), streams: 1, duration };
+    let load = Load { url, clip: clip.to_owned(), streams: 1, duration, begin: Begin::Together };
     std::thread::spawn(move || load::run(&load, || ()))
 }
 

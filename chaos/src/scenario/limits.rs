@@ -9,7 +9,7 @@ use super::{Setting, clip};
 use crate::broken::Broken;
 use crate::clip::Clip;
 use crate::encoder::Encoder;
-use crate::load::{self, Load};
+use crate::load::{self, Begin, Load};
 use crate::rtmp_client::Target;
 use crate::server::{get, wait_for};
 use anyhow::Context;
@@ -71,7 +71,13 @@ pub fn memory(setting: &Setting) -> anyhow::Result<Outcome> {
     wait_for("segments", LISTED, || viewer.segments() >= 3)?;
     let before = server.worker().context("the worker")?;
     limit(before, "as", (mib(before, "VmSize")? + MORE_MIB) << 20)?;
-    let crowd = Load { url: server.publish_url("live/crowd"), clip: file, streams: TOO_MANY, duration: USED_UP };
+    let crowd = Load {
+        url: server.publish_url("live/crowd"),
+        clip: file,
+        streams: TOO_MANY,
+        duration: USED_UP,
+        begin: Begin::Together,
+    };
     let crowd = std::thread::spawn(move || load::run(&crowd, || ()));
     wait_for("the worker ends", USED_UP, || server.worker() != Some(before))?;
     let ended = Instant::now();

@@ -16,7 +16,7 @@ impl Drop for Removed {
 /// Options for an archive and a runtime directory of a scenario's own, and the directories.
 pub fn directories(setting: &Setting, name: &str) -> (Vec<String>, [Removed; 2]) {
     let directory = setting.directory.join(format!("{name}-{}", crate::alone::number()));
-    let runtime = PathBuf::from(format!("/dev/shm/chaos-{name}-{}", crate::alone::number()));
+    let runtime = PathBuf::from(crate::alone::memory(name));
     let options =
         ["--data", &directory.join("data").display().to_string(), "--runtime-dir", &runtime.display().to_string()];
     (options.map(str::to_owned).to_vec(), [Removed(directory), Removed(runtime)])

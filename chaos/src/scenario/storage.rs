@@ -11,7 +11,7 @@ use super::witness::{Pictures, Testimony, Witness, sha};
 use super::{Setting, clip};
 use crate::broken::Broken;
 use crate::faultfs::Mount;
-use crate::load::{self, Load};
+use crate::load::{self, Begin, Load};
 use crate::server::{Server, get, wait_for};
 use anyhow::Context;
 use serde_json::Value;
@@ -103,7 +103,7 @@ impl Stage {
         let mut options: Vec<String> =
             ["--record", "--grace", GRACE, "--container", container, "--data"].map(str::to_owned).to_vec();
         options.push(directory.join("data").display().to_string());
-        let runtime = format!("/dev/shm/chaos-{}", crate::alone::number());
+        let runtime = crate::alone::memory("storage");
         options.extend(["--runtime-dir".to_owned(), runtime.clone()]);
         let mut places = Vec::new();
         for number in 0..cells.len() {
@@ -130,6 +130,7 @@ impl Stage {
                 clip: self.clip.clone(),
                 streams,
                 duration: published,
+                begin: Begin::Together,
             };
             std::thread::spawn(move || load::run(&load, || ()))
         };

@@ -41,8 +41,8 @@ bench: tools
 	$(CARGO) build --release --quiet -p steadycast -p chaos
 	target/release/chaos bench
 
-# Every fault of storage, encoders, actors and processes, judged: about 70 minutes; writes docs/chaos-report.md. Needs
-# root. SEED=N for other moments.
+# Every fault of storage, encoders, actors and processes, judged: about 70 minutes; writes docs/chaos-report.md. Goes on
+# where a run of the same build was interrupted; `chaos matrix --anew` does not. Needs root. SEED=N for other moments.
 chaos: tools
 	$(CARGO) build --release --quiet -p steadycast -p chaos
 	target/release/chaos matrix --seed $(or $(SEED),1) --report docs/chaos-report.md --json target/chaos/report.json

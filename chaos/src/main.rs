@@ -8,7 +8,7 @@ use chaos::broken::Broken;
 use chaos::faultfs::{Mount, Rule};
 use chaos::frames;
 use chaos::load::{self, Begin, Load};
-use chaos::scenario::{self, MATRIX, Plan, SCENARIOS, Setting};
+use chaos::scenario::{self, Plan, SCENARIOS, Setting};
 use chaos::standstill;
 use chaos::viewers::Viewers;
 use clap::{Args, Parser, Subcommand};
@@ -136,11 +136,15 @@ enum Command {
         #[command(flatten)]
         files: Files,
     },
-    /// Runs everything that is in docs/chaos-report.md. Needs root.
+    /// Runs everything that is in docs/chaos-report.md; goes on where a run of the same programs and seed was interrupted or
+    /// could not be judged. Needs root.
     Matrix {
         /// What chance follows.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Runs what kept every promise before, too.
+        #[arg(long)]
+        anew: bool,
         #[command(flatten)]
         files: Files,
     },
@@ -218,7 +222,9 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Run { scenarios, seed, files } => run_scenarios(&scenarios, seed, &files),
-        Command::Matrix { seed, files } => run_scenarios(&MATRIX.map(str::to_owned), seed, &files),
+        Command::Matrix { seed, anew, files } => {
+            scenario::matrix(&files.setting(seed), anew, files.report.as_deref(), files.json.as_deref())
+        }
         Command::Monkey { seed, minutes, streams, soak, files } => {
             let plan = Plan { minutes, streams, kills: !soak };
             scenario::monkey(plan, &files.setting(seed), files.report.as_deref(), files.json.as_deref())

@@ -8,6 +8,7 @@ mod chance;
 mod encoders;
 mod hang;
 pub mod judge;
+mod kept;
 mod kills;
 mod late;
 mod limits;
@@ -22,8 +23,9 @@ pub mod witness;
 mod worker;
 
 use anyhow::{Context, bail};
+use kept::Kept;
 pub use monkey::Plan;
-use report::Outcome;
+use report::{Outcome, Section};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -174,7 +176,7 @@ pub const MATRIX: [&str; 16] = [
 pub fn monkey(plan: Plan, setting: &Setting, markdown: Option<&Path>, json: Option<&Path>) -> anyhow::Result<()> {
     let setting = prepared(setting)?;
     let outcome = monkey::run(&setting, plan)?;
-    conclude(&[("monkey", "faults of all kinds at random", outcome)], &setting, markdown, json)
+    conclude(&[Section::of("monkey", "faults of all kinds at random", &outcome)?], &setting, markdown, json)
 }
 
 fn prepared(setting: &Setting) -> anyhow::Result<Setting> {
@@ -182,42 +184,69 @@ fn prepared(setting: &Setting) -> anyhow::Result<Setting> {
     Ok(Setting { directory: std::fs::canonicalize(&setting.directory)?, ..setting.clone() })
 }
 
+/// Runs all that are in the report, but for those in which every promise was kept before: a run that was interrupted goes
+/// on, unless it is to be `anew`.
+pub fn matrix(setting: &Setting, anew: bool, markdown: Option<&Path>, json: Option<&Path>) -> anyhow::Result<()> {
+    let setting = prepared(setting)?;
+    let kept = Kept::of(&setting)?;
+    let find = |name: &str| kept.find(name).filter(|_| !anew);
+    run_but(&MATRIX.map(str::to_owned), &setting, find, |section| kept.keep(section), markdown, json)
+}
+
 /// Runs scenarios one after the other and writes what came of them; fails if a promise was broken.
 pub fn run(names: &[String], setting: &Setting, markdown: Option<&Path>, json: Option<&Path>) -> anyhow::Result<()> {
+    run_but(names, &prepared(setting)?, |_| None, |_| Ok(()), markdown, json)
+}
+
+/// The same, but for those that are found to have been run.
+fn run_but(
+    names: &[String],
+    setting: &Setting,
+    find_kept: impl Fn(&str) -> Option<Section>,
+    keep: impl Fn(&Section) -> anyhow::Result<()>,
+    markdown: Option<&Path>,
+    json: Option<&Path>,
+) -> anyhow::Result<()> {
     let find = |name: &String| {
         let known = || SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
         let found = SCENARIOS.iter().find(|scenario| scenario.name == name);
         found.with_context(|| format!("there is no scenario {name}; there are: {}", known()))
     };
     let scenarios = names.iter().map(find).collect::<anyhow::Result<Vec<_>>>()?;
-    let setting = prepared(setting)?;
-    let mut outcomes = Vec::new();
+    let mut sections = Vec::new();
     for scenario in scenarios {
+        if let Some(section) = find_kept(scenario.name) {
+            eprintln!("{} (seed {}): kept every promise before", scenario.name, setting.seed);
+            sections.push(section);
+            continue;
+        }
         eprintln!("{} (seed {})", scenario.name, setting.seed);
         // One that cannot be played is a broken promise of its own, and keeps no other from being played.
-        let outcome = Outcome::judged(setting.patience, || (scenario.run)(&setting));
+        let outcome = Outcome::judged(setting.patience, || (scenario.run)(setting));
         outcome.broken().iter().for_each(|broken| eprintln!("broken: {broken}"));
-        outcomes.push((scenario.name, scenario.what, outcome));
+        let section = Section::of(scenario.name, scenario.what, &outcome)?;
+        keep(&section)?;
+        sections.push(section);
     }
-    conclude(&outcomes, &setting, markdown, json)
+    conclude(&sections, setting, markdown, json)
 }
 
 /// Writes what came of it; fails if a promise was broken.
 fn conclude(
-    outcomes: &[(&str, &str, Outcome)],
+    sections: &[Section],
     setting: &Setting,
     markdown: Option<&Path>,
     json: Option<&Path>,
 ) -> anyhow::Result<()> {
-    let text = report::markdown(outcomes, setting.seed);
+    let text = report::markdown(sections, setting.seed);
     match markdown {
         Some(file) => std::fs::write(file, text).with_context(|| file.display().to_string())?,
         None => println!("{text}"),
     }
     if let Some(file) = json {
-        std::fs::write(file, report::json(outcomes)?).with_context(|| file.display().to_string())?;
+        std::fs::write(file, serde_json::to_string_pretty(sections)?).with_context(|| file.display().to_string())?;
     }
-    let broken: usize = outcomes.iter().map(|(_, _, outcome)| outcome.broken().len()).sum();
+    let broken: usize = sections.iter().map(|section| section.broken).sum();
     if broken > 0 {
         bail!("{broken} promises were broken");
     }

@@ -8,9 +8,10 @@ use crate::broken::Broken;
 use anyhow::Context;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ const SLEEP: Duration = Duration::from_millis(5);
 const BUCKETS: usize = 10_000;
 /// Processors that are looked at, at most: the first ones of a large machine.
 const MAX_PROCESSORS: usize = 64;
+/// As long as that.
+const LONGEST: Duration = Duration::from_millis(BUCKETS as u64);
 /// A machine that is later than this in one of a hundred looks is not one to judge answers within 10 ms on, which take some
 /// five wake-ups, ...
 const MAX_P99_MS: usize = 1;
@@ -31,6 +34,55 @@ const MAX_REPEATS: usize = 2;
 const PUNCTUAL: Duration = Duration::from_secs(20);
 /// How a program ends that found something late, and nothing wrong.
 pub const LATE: i32 = 3;
+
+/// Lateness from here on is a spell of standstill.
+const SPELL: Duration = Duration::from_millis(1);
+/// Spells that are remembered, the newest: more than an hour of a bad machine, eight megabytes.
+const MAX_SPELLS: usize = 1 << 18;
+
+/// Spells in which a processor stood still, as all who look saw it, in the order in which they ended.
+static SPELLS: Mutex<VecDeque<Spell>> = Mutex::new(VecDeque::new());
+
+#[derive(Debug, Clone, Copy)]
+struct Spell {
+    from: Instant,
+    to: Instant,
+}
+
+/// For how long of a time a processor stood still: what nobody who runs on this machine is to blame for. To be asked some
+/// moments later, when those who look are awake again; zero if nobody looked.
+pub fn within(from: Instant, to: Instant) -> Duration {
+    stood_within(&spells(), from, to)
+}
+
+fn stood_within(spells: &VecDeque<Spell>, from: Instant, to: Instant) -> Duration {
+    let first = spells.partition_point(|spell| spell.to < from);
+    // A spell that began before `to` and ended long after it is further on, but not further than the longest.
+    let near = spells.range(first..).take_while(|spell| spell.to <= to + LONGEST);
+    let mut inside: Vec<_> = near.map(|spell| (spell.from.max(from), spell.to.min(to))).collect();
+    inside.sort_unstable();
+    let (mut stood, mut until) = (Duration::ZERO, from);
+    for (begin, end) in inside {
+        // Both processors may have stood still at once.
+        stood += end.saturating_duration_since(begin.max(until));
+        until = until.max(end);
+    }
+    stood
+}
+
+fn spells() -> MutexGuard<'static, VecDeque<Spell>> {
+    SPELLS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn remember(spell: Spell) {
+    let mut spells = spells();
+    if spells.len() >= MAX_SPELLS {
+        spells.pop_front();
+    }
+    // Threads come by in about this order.
+    let at = spells.iter().rposition(|before| before.to <= spell.to).map_or(0, |at| at + 1);
+    spells.insert(at, spell);
+}
 
 /// How late the machine was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -188,7 +240,12 @@ fn look(processor: usize, stop: &AtomicBool) -> Option<Vec<u32>> {
         // What is measured is how late it ends.
         std::thread::sleep(SLEEP);
         // Rounded up: what is later than a limit counts as later.
-        let late = usize::try_from(due.elapsed().as_micros().div_ceil(1000)).unwrap_or(BUCKETS);
+        let woke = Instant::now();
+        let late = woke.saturating_duration_since(due);
+        if late >= SPELL {
+            remember(Spell { from: due, to: woke });
+        }
+        let late = usize::try_from(late.as_micros().div_ceil(1000)).unwrap_or(BUCKETS);
         counts[late.min(BUCKETS - 1)] += 1;
     }
     Some(counts)
@@ -234,6 +291,20 @@ mod tests {
             assert_eq!((judged.came, judged.void.len(), waits), (broken, void, void), "{tries:?}");
             assert_eq!(left.len(), 0, "{tries:?}");
         }
+    }
+
+    #[test]
+    fn only_what_stood_still_in_a_time_counts_and_once() {
+        let begun = Instant::now();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        // Two processors; in the order in which the spells ended.
+        let spells: VecDeque<_> = [(0, 10), (20, 40), (30, 50), (100, 400), (410, 420)]
+            .map(|(from, to)| Spell { from: at(from), to: at(to) })
+            .into();
+        let stood = |from, to| stood_within(&spells, at(from), at(to)).as_millis();
+        assert_eq!([stood(12, 18), stood(5, 15), stood(15, 60), stood(35, 45)], [0, 5, 30, 10]);
+        assert_eq!([stood(200, 300), stood(0, 1000), stood(405, 406)], [100, 10 + 30 + 300 + 10, 0]);
+        assert_eq!(stood_within(&VecDeque::new(), at(0), at(9)), Duration::ZERO);
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Somebody who asks for health and metrics all the time, and notes how long the answers take.
+//! Somebody who asks for health and metrics all the time, and notes how long the answers take, less what the machine
+//! stood still in that very time.
 
 use super::judge::Answers;
 use crate::server::{Server, get};
+use crate::standstill;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -27,14 +29,16 @@ impl Asking {
                 for url in &urls {
                     let begun = Instant::now();
                     match get(url) {
-                        Ok(_) => times.push(begun.elapsed()),
+                        Ok(_) => times.push((begun, begun.elapsed())),
                         Err(_) => failed += 1,
                     }
                 }
                 // The pace of the questions, so that asking is not what makes answers late.
                 std::thread::sleep(POLL);
             }
-            Answers::of(times, failed)
+            let less_standstill =
+                |(begun, took): (Instant, Duration)| took.saturating_sub(standstill::within(begun, begun + took));
+            Answers::of(times.into_iter().map(less_standstill).collect(), failed)
         });
         Self { stop, thread }
     }

@@ -175,7 +175,7 @@ pub struct Answers {
     pub asked: usize,
     /// That were not answered with 200.
     pub failed: usize,
-    /// 99 of 100 answers came within this, milliseconds.
+    /// 99 of 100 answers came within this, milliseconds, less what the machine stood still meanwhile.
     pub p99_ms: f64,
 }
 

@@ -4,9 +4,9 @@ use super::judge::{Answers, Observed};
 use crate::bench::machine;
 use crate::broken::{Broken, sentences};
 use crate::standstill::{self, Stood, Void};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// One stream and its fault.
 #[derive(Debug, Clone, Serialize)]
@@ -78,24 +78,39 @@ impl Outcome {
     }
 }
 
-/// Everything, for machines.
-pub fn json(outcomes: &[(&str, &str, Outcome)]) -> serde_json::Result<String> {
-    let named: Vec<_> = outcomes
-        .iter()
-        .map(|(name, what, outcome)| serde_json::json!({ "name": name, "what": what, "outcome": outcome }))
-        .collect();
-    serde_json::to_string_pretty(&named)
+/// What came of a scenario, as it is told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Section {
+    /// The scenario.
+    pub name: String,
+    /// When it was over (RFC 3339).
+    ended: String,
+    /// How many promises were broken.
+    pub broken: usize,
+    /// For people.
+    text: String,
+    /// Everything that was observed, for machines.
+    outcome: serde_json::Value,
+}
+
+impl Section {
+    /// Of a scenario that has just been played.
+    pub fn of(name: &str, what: &str, outcome: &Outcome) -> serde_json::Result<Self> {
+        let ended = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let mut text = String::new();
+        section(&mut text, name, &format!("{what}. Played until {ended}"), outcome);
+        let (broken, outcome) = (outcome.broken().len(), serde_json::to_value(outcome)?);
+        Ok(Self { name: name.to_owned(), ended, broken, text, outcome })
+    }
 }
 
 /// A page for people.
-pub fn markdown(outcomes: &[(&str, &str, Outcome)], seed: u64) -> String {
+pub fn markdown(sections: &[Section], seed: u64) -> String {
     let mut text = format!(
-        "# Chaos report\n\nWritten by `make chaos`; run it again to repeat it (seed {seed}). Machine: {}.\n\nThe real binary, publishers of 945 kbit/s whose every picture can be told from the others, and viewers that audit everything (RFC 8216, digests, timestamps, names and bytes that must not change), count pictures and keep the digest of every segment. A fault is judged kept if no picture is missing, repeated or damaged, no finding of the auditor, no wait for a new segment above 1.5 target durations and the generator's own lag, no publisher disconnected, session and published-at the same, the archive whole again within 10 s and 0.25 s for each segment of the backlog, and the recording byte for byte what viewers got, or a gap that the session's record tells.\n\n**Time is compressed** by running faults side by side: up to 16 at a time in one server, each on a mount (a FUSE file system) and a stream of its own, next to streams on healthy storage. How long each fault lasts is not shortened.\n\n**How late the machine itself is** is measured beside everything, by threads of a real-time priority: a host that keeps the processors for others makes everybody late. What seems late while it is late by more than 1 ms (99th percentile) or 100 ms (once), and nothing else is broken, is void, and played again, twice at most; it is said below. What is wrong is broken on any machine.\n",
+        "# Chaos report\n\nWritten by `make chaos`; run it again to repeat it (seed {seed}). Machine: {}.\n\nThe real binary, publishers of 945 kbit/s whose every picture can be told from the others, and viewers that audit everything (RFC 8216, digests, timestamps, names and bytes that must not change), count pictures and keep the digest of every segment. A fault is judged kept if no picture is missing, repeated or damaged, no finding of the auditor, no wait for a new segment above 1.5 target durations and the generator's own lag, no publisher disconnected, session and published-at the same, the archive whole again within 10 s and 0.25 s for each segment of the backlog, and the recording byte for byte what viewers got, or a gap that the session's record tells.\n\n**Time is compressed** by running faults side by side: up to 16 at a time in one server, each on a mount (a FUSE file system) and a stream of its own, next to streams on healthy storage. How long each fault lasts is not shortened.\n\n**How late the machine itself is** is measured beside everything, by threads of a real-time priority: a host that keeps the processors for others makes everybody late. What seems late while it is late by more than 1 ms (99th percentile) or 100 ms (once), and nothing else is broken, is void, and played again, twice at most; it is said below. What is wrong is broken on any machine. Of how long an answer took, what the machine stood still in that very time is not counted.\n",
         machine::description()
     );
-    for (name, what, outcome) in outcomes {
-        section(&mut text, name, what, outcome);
-    }
+    sections.iter().for_each(|section| text.push_str(&section.text));
     text
 }
 
@@ -120,7 +135,7 @@ fn section(text: &mut String, name: &str, what: &str, outcome: &Outcome) {
         let failed: usize = outcome.answers.iter().map(|answers| answers.failed).sum();
         let _ = writeln!(
             text,
-            "`/healthz` and `/metrics` were asked {asked} times, {failed} times in vain; the slowest group's p99 was {:.1} ms.",
+            "`/healthz` and `/metrics` were asked {asked} times, {failed} times in vain; the slowest group's p99 was {:.1} ms, standstill not counted.",
             worst.p99_ms
         );
     }

@@ -1,5 +1,6 @@
 //! Alone: scenarios run among processes and mounts of their own. Whatever ends the program, a signal that nobody can
-//! catch too, ends and unmounts all of them.
+//! catch too, ends and unmounts all of them. What else it may leave, its packet filter and its directories in
+//! memory, goes with the next run.
 
 use anyhow::Context;
 use std::ffi::OsString;

@@ -20,10 +20,9 @@ const STAGGER: Duration = Duration::from_secs(2);
 const READ_EVERY: usize = 32;
 
 /// Where in the clip publishers begin.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begin {
     /// All at its beginning.
-    #[default]
     Together,
     /// At key frames spread over it: shows of different people have their quiet scenes and their busy ones at different
     /// times, and what a server holds for all does not go up and down with one clip.

@@ -8,7 +8,7 @@ use chaos::broken::Broken;
 use chaos::faultfs::{Mount, Rule};
 use chaos::frames;
 use chaos::load::{self, Begin, Load};
-use chaos::scenario::{self, Plan, SCENARIOS, Setting};
+use chaos::scenario::{self, Pages, Plan, SCENARIOS, Setting};
 use chaos::standstill;
 use chaos::viewers::Viewers;
 use clap::{Args, Parser, Subcommand};
@@ -136,13 +136,13 @@ enum Command {
         #[command(flatten)]
         files: Files,
     },
-    /// Runs everything that is in docs/chaos-report.md; goes on where a run of the same programs and seed was interrupted or
-    /// could not be judged. Needs root.
+    /// Runs everything that is in docs/chaos-report.md; goes on where a run of the same programs and seed was interrupted, or
+    /// where the machine stood still so that something could not be judged. What was judged stays so. Needs root.
     Matrix {
         /// What chance follows.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Runs what kept every promise before, too.
+        /// Forgets what was judged before.
         #[arg(long)]
         anew: bool,
         #[command(flatten)]
@@ -195,6 +195,10 @@ struct Files {
 }
 
 impl Files {
+    fn pages(&self) -> Pages<'_> {
+        Pages { markdown: self.report.as_deref(), json: self.json.as_deref() }
+    }
+
     fn setting(&self, seed: u64) -> Setting {
         let (program, directory) = (self.program.clone(), self.directory.clone());
         Setting { program, directory, seed, patience: Duration::from_secs(self.patience) }
@@ -222,12 +226,10 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Run { scenarios, seed, files } => run_scenarios(&scenarios, seed, &files),
-        Command::Matrix { seed, anew, files } => {
-            scenario::matrix(&files.setting(seed), anew, files.report.as_deref(), files.json.as_deref())
-        }
+        Command::Matrix { seed, anew, files } => scenario::matrix(&files.setting(seed), anew, files.pages()),
         Command::Monkey { seed, minutes, streams, soak, files } => {
             let plan = Plan { minutes, streams, kills: !soak };
-            scenario::monkey(plan, &files.setting(seed), files.report.as_deref(), files.json.as_deref())
+            scenario::monkey(plan, &files.setting(seed), files.pages())
         }
         Command::Faultfs { source, point, seed } => faultfs(&source, &point, seed),
         Command::Bench { program, directory, streams, most, rounds, seconds, report } => {
@@ -238,7 +240,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn run_scenarios(names: &[String], seed: u64, files: &Files) -> anyhow::Result<()> {
-    scenario::run(names, &files.setting(seed), files.report.as_deref(), files.json.as_deref())
+    scenario::run(names, &files.setting(seed), files.pages())
 }
 
 /// Publishers, and viewers if there are any; fails if a publisher was disconnected or a viewer met an error or a stall.

@@ -173,10 +173,10 @@ pub const MATRIX: [&str; 16] = [
 ];
 
 /// Faults at random, for as long as it is planned.
-pub fn monkey(plan: Plan, setting: &Setting, markdown: Option<&Path>, json: Option<&Path>) -> anyhow::Result<()> {
+pub fn monkey(plan: Plan, setting: &Setting, pages: Pages<'_>) -> anyhow::Result<()> {
     let setting = prepared(setting)?;
     let outcome = monkey::run(&setting, plan)?;
-    conclude(&[Section::of("monkey", "faults of all kinds at random", &outcome)?], &setting, markdown, json)
+    conclude(&[Section::of("monkey", "faults of all kinds at random", &outcome)?], &setting, pages)
 }
 
 fn prepared(setting: &Setting) -> anyhow::Result<Setting> {
@@ -184,39 +184,43 @@ fn prepared(setting: &Setting) -> anyhow::Result<Setting> {
     Ok(Setting { directory: std::fs::canonicalize(&setting.directory)?, ..setting.clone() })
 }
 
-/// Runs all that are in the report, but for those in which every promise was kept before: a run that was interrupted goes
-/// on, unless it is to be `anew`.
-pub fn matrix(setting: &Setting, anew: bool, markdown: Option<&Path>, json: Option<&Path>) -> anyhow::Result<()> {
+/// Where what came of it is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Pages<'a> {
+    /// For people; without it, it is printed.
+    pub markdown: Option<&'a Path>,
+    /// Everything that was observed.
+    pub json: Option<&'a Path>,
+}
+
+/// Runs all that are in the report, but for those that could be judged before: a run that was interrupted goes on, unless
+/// it is to be `anew`.
+pub fn matrix(setting: &Setting, anew: bool, pages: Pages<'_>) -> anyhow::Result<()> {
     let setting = prepared(setting)?;
     let kept = Kept::of(&setting)?;
-    let find = |name: &str| kept.find(name).filter(|_| !anew);
-    run_but(&MATRIX.map(str::to_owned), &setting, find, |section| kept.keep(section), markdown, json)
+    if anew {
+        kept.clear()?;
+    }
+    play(&MATRIX.map(find).into_iter().collect::<anyhow::Result<Vec<_>>>()?, &setting, Some(&kept), pages)
 }
 
 /// Runs scenarios one after the other and writes what came of them; fails if a promise was broken.
-pub fn run(names: &[String], setting: &Setting, markdown: Option<&Path>, json: Option<&Path>) -> anyhow::Result<()> {
-    run_but(names, &prepared(setting)?, |_| None, |_| Ok(()), markdown, json)
+pub fn run(names: &[String], setting: &Setting, pages: Pages<'_>) -> anyhow::Result<()> {
+    let scenarios = names.iter().map(|name| find(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    play(&scenarios, &prepared(setting)?, None, pages)
 }
 
-/// The same, but for those that are found to have been run.
-fn run_but(
-    names: &[String],
-    setting: &Setting,
-    find_kept: impl Fn(&str) -> Option<Section>,
-    keep: impl Fn(&Section) -> anyhow::Result<()>,
-    markdown: Option<&Path>,
-    json: Option<&Path>,
-) -> anyhow::Result<()> {
-    let find = |name: &String| {
-        let known = || SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
-        let found = SCENARIOS.iter().find(|scenario| scenario.name == name);
-        found.with_context(|| format!("there is no scenario {name}; there are: {}", known()))
-    };
-    let scenarios = names.iter().map(find).collect::<anyhow::Result<Vec<_>>>()?;
+fn find(name: &str) -> anyhow::Result<&'static Scenario> {
+    let known = || SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
+    let found = SCENARIOS.iter().find(|scenario| scenario.name == name);
+    found.with_context(|| format!("there is no scenario {name}; there are: {}", known()))
+}
+
+fn play(scenarios: &[&Scenario], setting: &Setting, kept: Option<&Kept>, pages: Pages<'_>) -> anyhow::Result<()> {
     let mut sections = Vec::new();
     for scenario in scenarios {
-        if let Some(section) = find_kept(scenario.name) {
-            eprintln!("{} (seed {}): kept every promise before", scenario.name, setting.seed);
+        if let Some(section) = kept.and_then(|kept| kept.find(scenario.name)) {
+            eprintln!("{} (seed {}): judged before, {} promises broken", scenario.name, setting.seed, section.broken);
             sections.push(section);
             continue;
         }
@@ -225,25 +229,20 @@ fn run_but(
         let outcome = Outcome::judged(setting.patience, || (scenario.run)(setting));
         outcome.broken().iter().for_each(|broken| eprintln!("broken: {broken}"));
         let section = Section::of(scenario.name, scenario.what, &outcome)?;
-        keep(&section)?;
+        kept.map_or(Ok(()), |kept| kept.keep(&section))?;
         sections.push(section);
     }
-    conclude(&sections, setting, markdown, json)
+    conclude(&sections, setting, pages)
 }
 
 /// Writes what came of it; fails if a promise was broken.
-fn conclude(
-    sections: &[Section],
-    setting: &Setting,
-    markdown: Option<&Path>,
-    json: Option<&Path>,
-) -> anyhow::Result<()> {
+fn conclude(sections: &[Section], setting: &Setting, pages: Pages<'_>) -> anyhow::Result<()> {
     let text = report::markdown(sections, setting.seed);
-    match markdown {
+    match pages.markdown {
         Some(file) => std::fs::write(file, text).with_context(|| file.display().to_string())?,
         None => println!("{text}"),
     }
-    if let Some(file) = json {
+    if let Some(file) = pages.json {
         std::fs::write(file, serde_json::to_string_pretty(sections)?).with_context(|| file.display().to_string())?;
     }
     let broken: usize = sections.iter().map(|section| section.broken).sum();

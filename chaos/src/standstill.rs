@@ -21,7 +21,7 @@ const SLEEP: Duration = Duration::from_millis(5);
 const BUCKETS: usize = 10_000;
 /// Processors that are looked at, at most: the first ones of a large machine.
 const MAX_PROCESSORS: usize = 64;
-/// As long as that.
+/// The longest lateness that is told from longer.
 const LONGEST: Duration = Duration::from_millis(BUCKETS as u64);
 /// A machine that is later than this in one of a hundred looks is not one to judge answers within 10 ms on, which take some
 /// five wake-ups, ...
@@ -35,9 +35,10 @@ const PUNCTUAL: Duration = Duration::from_secs(20);
 /// How a program ends that found something late, and nothing wrong.
 pub const LATE: i32 = 3;
 
-/// Lateness from here on is a spell of standstill.
-const SPELL: Duration = Duration::from_millis(1);
-/// Spells that are remembered, the newest: more than an hour of a bad machine, eight megabytes.
+/// Lateness from here on is a spell of standstill: longer than the kernel's own work on sockets, which the server causes, may
+/// keep a real-time thread waiting (net.core.netdev_budget_usecs, 8 ms).
+const SPELL: Duration = Duration::from_millis(10);
+/// Spells that are remembered, the newest, eight megabytes: eleven minutes of two processors that do nothing else.
 const MAX_SPELLS: usize = 1 << 18;
 
 /// Spells in which a processor stood still, as all who look saw it, in the order in which they ended.
@@ -104,7 +105,7 @@ pub struct Void {
 
 impl Stood {
     /// Whether what seems to be broken may be the machine's doing.
-    fn is_to_blame(self) -> bool {
+    pub fn is_to_blame(self) -> bool {
         self.p99_ms > MAX_P99_MS || self.longest_ms > MAX_LONGEST_MS
     }
 

@@ -48,7 +48,11 @@ fn what_a_run_left_that_was_killed_goes_with_the_next() {
     }
     let nft = |arguments: &[&str]| Command::new("nft").args(arguments).output().expect("nft: run `make tools`");
     assert!(nft(&["add", "table", "inet", &table]).status.success(), "this test needs root");
-    let run = Command::new(env!("CARGO_BIN_EXE_chaos")).args(["run", "no-such-scenario"]).output().expect("it starts");
+    let run = Command::new(env!("CARGO_BIN_EXE_chaos"))
+        .args(["run", "no-such-scenario"])
+        .current_dir("/")
+        .output()
+        .expect("it starts");
     assert!(!run.status.success());
     assert!(!of_dead.exists() && of_living.exists());
     fs::remove_dir_all(&of_living).expect("removed");

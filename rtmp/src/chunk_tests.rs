@@ -117,7 +117,7 @@ fn assert_allocates_what_arrived(mut reader: ChunkReader, announced: usize, grow
 }
 
 #[test]
-fn a_stranger_s_message_has_at_most_twice_the_memory_of_what_arrived() {
+fn a_stranger_s_message_has_about_twice_the_memory_of_what_arrived() {
     assert_allocates_what_arrived(ChunkReader::default(), MAX_FIRST_MESSAGE - 1, 2);
 }
 

@@ -17,9 +17,11 @@ pub struct Extents(Vec<Extent>);
 impl Extents {
     /// Adds the playlist that names these numbers.
     pub(crate) fn note(&mut self, oldest: u64, newest: u64, ticks: i64) {
+        self.0.retain(|extent| extent.newest >= oldest);
         // One that names nothing new is no longer than the one before.
-        self.0.retain(|extent| extent.newest >= oldest && extent.newest != newest);
-        self.0.push(Extent { newest, ticks });
+        if self.0.last().is_none_or(|before| before.newest != newest) {
+            self.0.push(Extent { newest, ticks });
+        }
     }
 
     /// The longest that named a segment which is listed, ticks.

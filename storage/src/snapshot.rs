@@ -154,6 +154,7 @@ impl Snapshot {
         let rates = snapshot.listed.iter().filter(|segment| !segment.listed.gap);
         let rates = rates.map(|segment| rate(segment.file.bytes.len(), segment.listed.duration));
         snapshot.measured.peak = rates.max().unwrap_or(0);
+        snapshot.note_extent();
         snapshot.render();
         snapshot
     }
@@ -214,10 +215,8 @@ impl Snapshot {
         for segment in segments {
             next.append(segment);
         }
-        next.slide(window, ticks(&self.listed), now);
-        if let (Some(oldest), Some(newest)) = (next.listed.first(), next.listed.last()) {
-            next.extents.note(oldest.sequence, newest.sequence, ticks(&next.listed));
-        }
+        next.slide(window, now);
+        next.note_extent();
         next.ended = end || self.ended && next.next_sequence == self.next_sequence;
         next.render();
         next
@@ -227,11 +226,8 @@ impl Snapshot {
     pub fn new_session(&self, now: Instant) -> Self {
         let mut next = self.carried(None, now);
         let listed = std::mem::take(&mut next.listed);
-        let playlist = ticks(&listed);
         next.discontinuity_sequence += 1 + discontinuities(&listed);
-        let expire = |segment: Arc<Published>| next.expire(segment, playlist, now);
-        let expired: Vec<_> = listed.into_iter().map(expire).collect();
-        next.expired.extend(expired);
+        listed.into_iter().for_each(|segment| next.expire(segment, now));
         next.extents = Extents::default();
         let (init, multivariant, measured) = (None, Document::default(), Measured::default());
         Self { target_duration: 0, independent: false, init, multivariant, measured, ..next }
@@ -314,9 +310,8 @@ impl Snapshot {
         }
     }
 
-    /// Takes the oldest segments out of the playlist while enough remain. `last` is the length of the last playlist that
-    /// listed them, ticks: of a window that was adopted no other is known.
-    fn slide(&mut self, window: usize, last: i64, now: Instant) {
+    /// Takes the oldest segments out of the playlist while enough remain.
+    fn slide(&mut self, window: usize, now: Instant) {
         let minimum = MIN_TARGET_DURATIONS * i64::from(self.target_duration) * TICKS_PER_SECOND;
         let mut remaining = ticks(&self.listed);
         while self.listed.len() > window.max(2) {
@@ -329,18 +324,24 @@ impl Snapshot {
             let segment = self.listed.remove(0);
             // Its own tag, if it had one, leaves with it (RFC 8216 section 6.2.2).
             self.discontinuity_sequence += u64::from(segment.listed.discontinuity);
-            let expired = self.expire(segment, last, now);
-            self.expired.push(expired);
+            self.expire(segment, now);
         }
     }
 
     /// A segment that leaves the playlist at `now` stays for its own duration and that of the longest playlist that listed
-    /// it, of which `last` was the last one (ticks).
-    fn expire(&self, segment: Arc<Published>, last: i64, now: Instant) -> Expired {
-        let longest = self.extents.longest_naming(segment.sequence).map_or(last, |longest| longest.max(last));
+    /// it, and no shorter than those before it: what can be fetched has no holes.
+    fn expire(&mut self, segment: Arc<Published>, now: Instant) {
+        let longest = self.extents.longest_naming(segment.sequence).unwrap_or(0);
         let ticks = (segment.listed.duration + longest).max(0).unsigned_abs();
         let until = now + Duration::from_micros(ticks * 1_000_000 / TICKS_PER_SECOND.unsigned_abs());
-        Expired { segment, until, left_with: self.version }
+        let until = self.expired.last().map_or(until, |before| until.max(before.until));
+        self.expired.push(Expired { segment, until, left_with: self.version });
+    }
+
+    fn note_extent(&mut self) {
+        if let (Some(oldest), Some(newest)) = (self.listed.first(), self.listed.last()) {
+            self.extents.note(oldest.sequence, newest.sequence, ticks(&self.listed));
+        }
     }
 
     /// Notes that it is in force from now on. What it does not list any more was listed until now, however long it took to

@@ -97,7 +97,26 @@ fn an_expired_segment_stays_for_the_longest_playlist_that_listed_it() {
     let left =
         |sequence: u64| snapshot.expired.iter().find(|expired| expired.segment.sequence == sequence).expect("kept");
     assert_eq!(left(5).until, now + Duration::from_secs(10 + 60));
-    assert_eq!(left(6).until, now + Duration::from_secs(2 + 52));
+    // Its own playlist was of 52 s; it stays for as long as the one before it.
+    assert_eq!(left(6).until, now + Duration::from_secs(10 + 60));
+    // A process that adopts a window knows of the last playlist.
+    let adopted = Adopted {
+        listed: snapshot.listed.clone(),
+        next_sequence: snapshot.next_sequence,
+        discontinuity_sequence: 0,
+        target_duration: 2,
+        independent: true,
+        multivariant: String::new(),
+        ended: false,
+    };
+    let mut snapshot = Snapshot::adopted(adopted);
+    let last = snapshot.next_sequence - 1;
+    for n in 0..9 {
+        snapshot = snapshot.next(vec![segment(n, 90_000, false, &init)], false, WINDOW, None, now);
+    }
+    let left =
+        |sequence: u64| snapshot.expired.iter().find(|expired| expired.segment.sequence == sequence).expect("kept");
+    assert_eq!(left(last).until, now + Duration::from_secs(2 + 12));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Somebody who asks for health and metrics all the time, and notes how long the answers take, less what the machine
+//! Somebody who asks for health and metrics all the time, and notes how long the answers take, and how long the machine
 //! stood still in that very time.
 
 use super::judge::Answers;
@@ -36,9 +36,8 @@ impl Asking {
                 // The pace of the questions, so that asking is not what makes answers late.
                 std::thread::sleep(POLL);
             }
-            let less_standstill =
-                |(begun, took): (Instant, Duration)| took.saturating_sub(standstill::within(begun, begun + took));
-            Answers::of(times.into_iter().map(less_standstill).collect(), failed)
+            let stood = |(begun, took): (Instant, Duration)| (took, standstill::within(begun, begun + took));
+            Answers::of(&times.into_iter().map(stood).collect::<Vec<_>>(), failed)
         });
         Self { stop, thread }
     }

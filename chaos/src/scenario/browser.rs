@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Where the players are, and the script that measures them.
-const PLAYERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/acceptance/players");
+pub const PLAYERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/acceptance/players");
 
 /// What was measured.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -177,14 +177,24 @@ pub struct Answers {
     pub failed: usize,
     /// 99 of 100 answers came within this, milliseconds, less what the machine stood still meanwhile.
     pub p99_ms: f64,
+    /// The same, with all of that.
+    pub raw_p99_ms: f64,
 }
 
 impl Answers {
-    /// Of these times; `failed` had none.
-    pub fn of(mut times: Vec<Duration>, failed: usize) -> Self {
-        times.sort_unstable();
-        let p99 = times.get((times.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default();
-        Self { asked: times.len() + failed, failed, p99_ms: p99.as_secs_f64() * 1000.0 }
+    /// Of these times, and how much of each the machine stood still; `failed` had none.
+    pub fn of(times: &[(Duration, Duration)], failed: usize) -> Self {
+        let p99_ms = |mut times: Vec<Duration>| {
+            times.sort_unstable();
+            let p99 = times.get((times.len() * 99).div_ceil(100).saturating_sub(1)).copied();
+            p99.unwrap_or_default().as_secs_f64() * 1000.0
+        };
+        Self {
+            asked: times.len() + failed,
+            failed,
+            p99_ms: p99_ms(times.iter().map(|(took, stood)| took.saturating_sub(*stood)).collect()),
+            raw_p99_ms: p99_ms(times.iter().map(|(took, _)| *took).collect()),
+        }
     }
 
     /// Promises that were broken.
@@ -281,11 +291,14 @@ mod tests {
 
     #[test]
     fn one_late_answer_in_a_hundred_is_allowed_and_two_are_not() {
-        let answers = |late: usize| {
-            let times = (0..100).map(|n| Duration::from_millis(if n < late { 400 } else { 2 })).collect();
-            Answers::of(times, 0).broken().len()
+        let answers = |late: usize, stood: u64| {
+            let took = |n: usize| Duration::from_millis(if n < late { 400 } else { 2 });
+            let times: Vec<_> = (0..100).map(|n| (took(n), Duration::from_millis(stood))).collect();
+            Answers::of(&times, 0)
         };
-        assert_eq!([answers(0), answers(1), answers(2)], [0, 0, 1]);
-        assert_eq!(Answers::of(Vec::new(), 1).broken().len(), 1);
+        let broken = |late, stood| answers(late, stood).broken().len();
+        assert_eq!([broken(0, 0), broken(1, 0), broken(2, 0), broken(2, 300), broken(2, 399)], [0, 0, 1, 1, 0]);
+        assert_eq!((answers(2, 399).raw_p99_ms, answers(2, 399).p99_ms), (400.0, 1.0));
+        assert_eq!(Answers::of(&[], 1).broken().len(), 1);
     }
 }

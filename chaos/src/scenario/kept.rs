@@ -1,16 +1,21 @@
-//! Kept: what came of scenarios in which every promise was kept. A run of all of them takes more than an hour; one that was
-//! interrupted, or met a machine on which nothing could be judged, goes on from there. Another program or another seed
-//! begins anew.
+//! Kept: what came of scenarios that could be judged. A run of all of them takes more than an hour; one that was interrupted,
+//! or met a machine on which something could not be judged, goes on from there. What was judged stays so, broken promises
+//! too: nothing is tried until it goes well. Another program, other instruments, another machine or seed begin anew.
 
 use super::Setting;
+use super::browser::PLAYERS;
 use super::report::Section;
+use crate::bench::machine;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Sections of runs with the same program, the same instruments and the same seed.
+/// What decides besides programs how a scenario goes: the script that plays in Chromium, and the players it plays with.
+const READ_WHEN_RUN: [&str; 2] = ["play.mjs", "package-lock.json"];
+
+/// Sections of runs alike.
 pub struct Kept {
     directory: PathBuf,
     of: String,
@@ -29,6 +34,11 @@ impl Kept {
         for program in [&setting.program, &std::env::current_exe()?] {
             digest.update(fs::read(program).with_context(|| program.display().to_string())?);
         }
+        for file in READ_WHEN_RUN {
+            // Without players nothing is played in Chromium.
+            digest.update(fs::read(Path::new(PLAYERS).join(file)).unwrap_or_default());
+        }
+        digest.update(machine::description());
         digest.update(setting.seed.to_le_bytes());
         let of = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let directory = setting.directory.join("kept");
@@ -44,9 +54,15 @@ impl Kept {
         (entry.of == self.of).then_some(entry.section)
     }
 
-    /// Keeps a section, unless a promise was broken.
+    /// Forgets all.
+    pub fn clear(&self) -> std::io::Result<()> {
+        fs::remove_dir_all(&self.directory)?;
+        fs::create_dir_all(&self.directory)
+    }
+
+    /// Keeps a section, if it could be judged.
     pub fn keep(&self, section: &Section) -> anyhow::Result<()> {
-        if section.broken > 0 {
+        if !section.judged {
             return Ok(());
         }
         let entry = Entry { of: self.of.clone(), section: section.clone() };
@@ -63,8 +79,10 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::Outcome;
+    use super::super::report::{Outcome, Told};
     use super::*;
+    use crate::broken::Broken;
+    use crate::standstill::Stood;
     use std::time::Duration;
 
     #[test]
@@ -79,9 +97,19 @@ mod tests {
         assert_eq!(kept(&setting).find("flap").map(|section| section.name), Some("flap".to_owned()));
         assert!(kept(&setting).find("fight").is_none());
         assert!(kept(&Setting { seed: 2, ..setting.clone() }).find("flap").is_none());
-        let broken = Outcome::failed(&anyhow::anyhow!("broken"));
-        kept(&setting).keep(&Section::of("fight", "many", &broken).expect("JSON")).expect("not written");
+        // What was judged stays, and what could not be is played again.
+        let stood = Some(Stood { p99_ms: 500, longest_ms: 500 });
+        let told = |broken| Told { text: String::new(), figures: serde_json::Value::Null, broken: vec![broken] };
+        let outcome = |broken| Outcome { told: vec![told(broken)], stood, ..Outcome::default() };
+        let late = Section::of("fight", "many", &outcome(Broken::Late("a stall".to_owned()))).expect("JSON");
+        kept(&setting).keep(&late).expect("not written");
         assert!(kept(&setting).find("fight").is_none());
+        let wrong = Section::of("fight", "many", &outcome(Broken::Wrong("a picture".to_owned()))).expect("JSON");
+        kept(&setting).keep(&wrong).expect("written");
+        assert_eq!(kept(&setting).find("fight").map(|section| section.broken), Some(1));
+        kept(&setting).clear().expect("removed");
+        assert!(kept(&setting).find("fight").is_none() && kept(&setting).find("flap").is_none());
+        kept(&setting).keep(&section).expect("written");
         fs::write(&setting.program, "another").expect("written");
         assert!(kept(&setting).find("flap").is_none());
     }

@@ -61,6 +61,12 @@ impl Outcome {
         Self { told: vec![Told { text, figures: serde_json::Value::Null, broken }], ..Self::default() }
     }
 
+    /// Whether it is not only that something was late on a machine that is to blame.
+    fn could_be_judged(&self) -> bool {
+        let broken = self.broken();
+        broken.is_empty() || !broken.iter().all(Broken::is_late) || !self.stood.is_some_and(Stood::is_to_blame)
+    }
+
     /// Adds what came of a part of it.
     pub fn add(&mut self, part: Self) {
         self.rows.extend(part.rows);
@@ -87,6 +93,8 @@ pub struct Section {
     ended: String,
     /// How many promises were broken.
     pub broken: usize,
+    /// Whether it could be judged on that machine.
+    pub judged: bool,
     /// For people.
     text: String,
     /// Everything that was observed, for machines.
@@ -99,15 +107,15 @@ impl Section {
         let ended = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let mut text = String::new();
         section(&mut text, name, &format!("{what}. Played until {ended}"), outcome);
-        let (broken, outcome) = (outcome.broken().len(), serde_json::to_value(outcome)?);
-        Ok(Self { name: name.to_owned(), ended, broken, text, outcome })
+        let (broken, judged) = (outcome.broken().len(), outcome.could_be_judged());
+        Ok(Self { name: name.to_owned(), ended, broken, judged, text, outcome: serde_json::to_value(outcome)? })
     }
 }
 
 /// A page for people.
 pub fn markdown(sections: &[Section], seed: u64) -> String {
     let mut text = format!(
-        "# Chaos report\n\nWritten by `make chaos`; run it again to repeat it (seed {seed}). Machine: {}.\n\nThe real binary, publishers of 945 kbit/s whose every picture can be told from the others, and viewers that audit everything (RFC 8216, digests, timestamps, names and bytes that must not change), count pictures and keep the digest of every segment. A fault is judged kept if no picture is missing, repeated or damaged, no finding of the auditor, no wait for a new segment above 1.5 target durations and the generator's own lag, no publisher disconnected, session and published-at the same, the archive whole again within 10 s and 0.25 s for each segment of the backlog, and the recording byte for byte what viewers got, or a gap that the session's record tells.\n\n**Time is compressed** by running faults side by side: up to 16 at a time in one server, each on a mount (a FUSE file system) and a stream of its own, next to streams on healthy storage. How long each fault lasts is not shortened.\n\n**How late the machine itself is** is measured beside everything, by threads of a real-time priority: a host that keeps the processors for others makes everybody late. What seems late while it is late by more than 1 ms (99th percentile) or 100 ms (once), and nothing else is broken, is void, and played again, twice at most; it is said below. What is wrong is broken on any machine. Of how long an answer took, what the machine stood still in that very time is not counted.\n",
+        "# Chaos report\n\nWritten by `make chaos`; `chaos matrix --anew --seed {seed}` repeats it. What is judged of a build is played once; what could not be, or was not played before an interruption, is played when it goes on. Machine: {}.\n\nThe real binary, publishers of 945 kbit/s whose every picture can be told from the others, and viewers that audit everything (RFC 8216, digests, timestamps, names and bytes that must not change), count pictures and keep the digest of every segment. A fault is judged kept if no picture is missing, repeated or damaged, no finding of the auditor, no wait for a new segment above 1.5 target durations and the generator's own lag, no publisher disconnected, session and published-at the same, the archive whole again within 10 s and 0.25 s for each segment of the backlog, and the recording byte for byte what viewers got, or a gap that the session's record tells.\n\n**Time is compressed** by running faults side by side: up to 16 at a time in one server, each on a mount (a FUSE file system) and a stream of its own, next to streams on healthy storage. How long each fault lasts is not shortened.\n\n**How late the machine itself is** is measured beside everything, by threads of a real-time priority: a host that keeps the processors for others makes everybody late. What seems late while it is late by more than 1 ms (99th percentile) or 100 ms (once), and nothing else is broken, is void, and played again, twice at most; it is said below. What is wrong is broken on any machine. Of how long an answer took, what the machine stood still in that very time is not counted.\n",
         machine::description()
     );
     sections.iter().for_each(|section| text.push_str(&section.text));
@@ -135,8 +143,8 @@ fn section(text: &mut String, name: &str, what: &str, outcome: &Outcome) {
         let failed: usize = outcome.answers.iter().map(|answers| answers.failed).sum();
         let _ = writeln!(
             text,
-            "`/healthz` and `/metrics` were asked {asked} times, {failed} times in vain; the slowest group's p99 was {:.1} ms, standstill not counted.",
-            worst.p99_ms
+            "`/healthz` and `/metrics` were asked {asked} times, {failed} times in vain; the slowest group's p99 was {:.1} ms, with standstill {:.1}.",
+            worst.p99_ms, worst.raw_p99_ms
         );
     }
     let played: Vec<_> = outcome.rows.iter().filter_map(|row| row.observed.played.as_ref()).collect();

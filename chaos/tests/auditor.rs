@@ -231,7 +231,7 @@ impl Origin {
             "live.m3u8" => {
                 let answer = self.playlist();
                 if self.fault == Fault::Slow {
-                    // What was true when it was sent may no longer be when it is read.
+                    // The fault itself: what was true when it was sent may no longer be when it is read.
                     std::thread::sleep(ON_ITS_WAY);
                 }
                 answer

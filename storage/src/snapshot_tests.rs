@@ -86,7 +86,7 @@ fn an_expired_segment_stays_for_its_duration_and_that_of_the_playlist() {
 fn an_expired_segment_stays_for_the_longest_playlist_that_listed_it() {
     let (init, now) = (init(), Instant::now());
     let mut snapshot = Snapshot::starting_at(Numbers { media_sequence: 0, discontinuity_sequence: 0 });
-    // Six segments of ten seconds, then short ones: 0-5 is listed with all of the long ones, and leaves a playlist of 17 s.
+    // Six segments of ten seconds, then short ones: 0-5 is listed with all of the long ones, and leaves a playlist of 20 s.
     let lengths = [900_000; 6].into_iter().chain([180_000; 60]);
     for (n, length) in lengths.enumerate() {
         snapshot = snapshot.next(vec![segment(n as u64, length, false, &init)], false, WINDOW, None, now);

@@ -37,6 +37,8 @@ const BLOCK: Duration = Duration::from_secs(7);
 const VIEWERS: usize = 4;
 /// An encoder whose place is not held by a live one is accepted within this; a restart of the worker included.
 const ACCEPTED: Duration = Duration::from_secs(12);
+/// One that is not within this is not late but refused: no machine stands still for so long.
+const REFUSED: Duration = Duration::from_secs(36);
 /// Memory is looked at this often, ...
 const LOOK: Duration = Duration::from_secs(10);
 /// ... and may grow by so much in an hour over the last third of the time.
@@ -62,7 +64,7 @@ const FREEZE: u64 = 2;
 struct Herd {
     stop: Arc<AtomicBool>,
     orders: Vec<Arc<AtomicU64>>,
-    late: Arc<Mutex<Vec<String>>>,
+    late: Arc<Mutex<Vec<Broken>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -79,7 +81,7 @@ impl Herd {
         Ok(herd)
     }
 
-    fn stop(self) -> Vec<String> {
+    fn stop(self) -> Vec<Broken> {
         self.stop.store(true, Ordering::Release);
         self.threads.into_iter().for_each(|thread| drop(thread.join()));
         std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner))
@@ -87,7 +89,7 @@ impl Herd {
 }
 
 /// One encoder's lives. A frozen one stays connected until its successor has been accepted.
-fn live(target: &Target, clip: &Arc<Clip>, order: &AtomicU64, stop: &AtomicBool, late: &Mutex<Vec<String>>) {
+fn live(target: &Target, clip: &Arc<Clip>, order: &AtomicU64, stop: &AtomicBool, late: &Mutex<Vec<Broken>>) {
     let (mut encoder, mut away, mut frozen) = (None::<Encoder>, None::<Instant>, None::<Encoder>);
     while !stop.load(Ordering::Acquire) {
         // The pace at which it looks after itself.
@@ -110,7 +112,8 @@ fn live(target: &Target, clip: &Arc<Clip>, order: &AtomicU64, stop: &AtomicBool,
         if since.elapsed() > ACCEPTED {
             let (seconds, error) = (since.elapsed().as_secs_f64(), came.as_ref().err().map(ToString::to_string));
             let mut late = late.lock().unwrap_or_else(PoisonError::into_inner);
-            late.push(format!("{} was not accepted for {seconds:.0} s: {error:?}", target.name));
+            let sentence = format!("{} was not accepted for {seconds:.0} s: {error:?}", target.name);
+            late.push(if since.elapsed() > REFUSED { Broken::Wrong(sentence) } else { Broken::Late(sentence) });
         }
         if let Ok(next) = came {
             (encoder, away, frozen) = (Some(next), None, None);
@@ -151,7 +154,7 @@ pub fn run(setting: &Setting, plan: Plan) -> anyhow::Result<Outcome> {
         moves && healthy && present as usize == plan.streams
     });
     came.broken.extend(well.err().map(|error| Broken::Wrong(error.to_string())));
-    came.broken.extend(herd.stop().into_iter().take(5).map(Broken::Late));
+    came.broken.extend(herd.stop().into_iter().take(5));
     came.count_workers(&server, plan)?;
     for viewer in viewers {
         let seen = viewer.stop();

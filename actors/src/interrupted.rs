@@ -145,8 +145,10 @@ impl Finisher {
         }
         // Reading may have taken long: somebody may have finished it meanwhile, or removed it. Who removes it now is told
         // that it is written to.
-        if records.read_left(&id).is_none() {
-            return registry.finish_no_more(&stream);
+        let Some(before) = records.read_left(&id) else { return registry.finish_no_more(&stream) };
+        if before != *record {
+            // Not recorded any more: handed back again, should its recorder give up. One that cannot be written is gone.
+            let _ = records.write_left(record);
         }
         self.returned().note(id, Instant::now());
         returned(stream);

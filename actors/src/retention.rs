@@ -18,8 +18,8 @@ const TICK: Duration = Duration::from_secs(30);
 
 /// Recordings that are removed in a step, at most: their records are all read for it, and their files go afterwards.
 const MAX_REMOVED: usize = 100;
-/// Removed recordings that cannot be removed from storage, at most, before no more go to make room: a few may be of an
-/// operator who protects them, and of more it is storage that removes nothing.
+/// Recordings that cannot be removed, at most, before no more are tried; and removed ones whose files cannot be, before no
+/// more go to make room: a few may be of an operator who protects them, and of more it is storage that removes nothing.
 const MAX_STUCK: usize = 8;
 
 /// Messages to the retention actor.
@@ -140,26 +140,37 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
     if !is_possible {
         events::retention_impossible(size);
     }
-    let limits = Limits { free: limits.free.filter(|_| is_possible), ..limits };
-    let mut more = false;
-    for (id, reason) in limits.exceeded(&recordings.all()?, free, now_ms).into_iter().take(MAX_REMOVED) {
+    let limits = Limits { free: limits.free.filter(|_| is_possible && makes_room), ..limits };
+    let removed = remove_exceeding(recordings, limits, free, now_ms);
+    stuck.and(removed)
+}
+
+/// Removes recordings beyond the limits for everybody who asks. Whether any: their files are still there.
+fn remove_exceeding(recordings: &Recordings, limits: Limits, free: u64, now_ms: i64) -> io::Result<bool> {
+    let mut records = recordings.all()?;
+    let (mut removed, mut stuck, mut failed) = (0, 0, Ok(()));
+    while removed < MAX_REMOVED && stuck < MAX_STUCK {
+        let Some((id, reason)) = limits.exceeded(&records, free, now_ms).into_iter().next() else { break };
         let is_for_room = reason == Reason::Free;
-        if is_for_room && more {
+        if is_for_room && removed > 0 {
             // What the others leave is looked at first.
             break;
         }
-        if is_for_room && !makes_room {
-            break;
+        if let Err(error) = recordings.remove(&id) {
+            (stuck, failed) = (stuck + 1, Err(error));
+            // It takes its room, as one that is live does, and others go.
+            records.iter_mut().filter(|record| record.id == id).for_each(|record| record.ended_at_ms = None);
+            continue;
         }
-        recordings.remove(&id)?;
         events::recording_removed(&id, reason);
         if is_for_room {
             // Room may come back later than files go: what there is then is looked at with the next tick, one at a time.
-            return Ok(false);
+            return failed.map(|()| false);
         }
-        more = true;
+        removed += 1;
+        records.retain(|record| record.id != id);
     }
-    stuck.map(|_| more)
+    failed.map(|()| removed > 0)
 }
 
 #[cfg(test)]
@@ -208,6 +219,24 @@ mod tests {
         assert_eq!(step(&recordings, more_than_there_is).ok(), Some(false), "a mistake removes nothing");
         assert_eq!(recordings.all().expect("listed").len(), 2);
     }
+
+    #[test]
+    fn a_recording_that_cannot_be_removed_keeps_its_room_and_no_other() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let recordings = Recordings::at(directory.path(), Signs::default().into());
+        ["a1", "a2", "a3", "a4"]
+            .iter()
+            .zip(1..)
+            .for_each(|(session, at)| recorded(directory.path(), session, Some(at), 1));
+        let show = directory.path().join("recordings/live/show");
+        // A file of the name that it would get is in the way.
+        std::fs::write(show.join("a1.removed"), "").expect("written");
+        let limits = Limits { bytes: Some(10_000), ..Limits::default() };
+        assert!(remove_exceeding(&recordings, limits, 0, 0).is_err(), "it is told");
+        let left: Vec<_> = recordings.all().expect("listed").into_iter().map(|record| record.id.session).collect();
+        assert_eq!(left, ["a1", "a4"], "the protected one takes 5000 of the 10000 bytes");
+    }
+
     #[test]
     fn where_files_cannot_be_removed_no_recording_goes_for_room_and_others_are_swept() {
         let directory = tempfile::tempdir().expect("temporary directory");

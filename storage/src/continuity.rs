@@ -273,7 +273,7 @@ impl Records {
 
     /// All whole records that were left aside.
     pub fn left(&self) -> io::Result<Vec<Record>> {
-        self.every(true)
+        self.every(|name| name.matches('+').count() == 2)
     }
 
     /// The sessions whose records were left aside, by the names of the files.
@@ -299,15 +299,15 @@ impl Records {
 
     /// All whole records of streams. What cannot be read is left where it is.
     pub fn all(&self) -> io::Result<Vec<Record>> {
-        self.every(false)
+        self.every(|name| name.matches('+').count() == 1)
     }
 
-    fn every(&self, aside: bool) -> io::Result<Vec<Record>> {
+    fn every(&self, is_wanted: fn(&str) -> bool) -> io::Result<Vec<Record>> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.ends_with(".json") && (name.matches('+').count() == 2) == aside {
+            if name.ends_with(".json") && is_wanted(&name) {
                 records.extend(read_record(&path));
             }
         }
@@ -340,6 +340,7 @@ fn read_record(path: &Path) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::MAX_NAME_LEN;
     use crate::snapshot::tests::published_window;
     use std::collections::HashMap;
 
@@ -428,6 +429,19 @@ mod tests {
             record.over_at_ms(),
             snapshot.listed.last().map_or(0, |last| last.listed.program_date_time_ms + 2000)
         );
+    }
+
+    #[test]
+    fn the_longest_names_fit_into_those_of_files() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let records = Records::open(directory.path()).expect("directory");
+        let (stream, snapshot) = published_window(3);
+        let (longest, session) = ("x".repeat(MAX_NAME_LEN), "f".repeat(16));
+        let name = StreamName::new(&longest, &longest).expect("a name");
+        let record = Record { stream: name, session, ..Record::of(&stream, &snapshot) };
+        records.write(&record).expect("written");
+        records.leave(&record.id());
+        assert_eq!(records.left().expect("listed"), [record]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::archive::Room;
 use crate::export::{ExportError, Exported};
 use crate::name::StreamName;
 use crate::recording::{RecordedFile, RecordedSegment, RecordingId, SessionRecord, entries, whole};
-use crate::signs::Signs;
+use crate::signs::{REMOVE, Signs};
 use crate::snapshot::{DIGESTS, File, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
 use crate::write::{Direct, rename};
 use bytes::Bytes;
@@ -247,7 +247,7 @@ impl Recordings {
             if after.is_some_and(|after| *app < *after.stream.app()) {
                 continue;
             }
-            for name in names(&root.join(&app))? {
+            for name in streams(&root, &app)? {
                 let Ok(stream) = StreamName::new(&app, &name) else { continue };
                 if after.is_some_and(|after| stream < after.stream) {
                     continue;
@@ -278,7 +278,7 @@ impl Recordings {
     /// Removes a recording for everybody who asks. Its files are left to [`Recordings::sweep`].
     pub fn remove(&self, id: &RecordingId) -> io::Result<()> {
         let directory = self.directory(id);
-        self.signs.wait("rename", || fs::rename(&directory, directory.with_extension(REMOVED)))
+        self.signs.wait(REMOVE, || fs::rename(&directory, directory.with_extension(REMOVED)))
     }
 
     /// How much room there is.
@@ -382,9 +382,12 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 
 /// Applications in a directory of recordings. What else lies there, as `lost+found` may, is not ours to look into.
 fn apps(root: &Path) -> io::Result<Vec<String>> {
-    let mut apps = names(root)?;
-    apps.retain(|app| StreamName::new(app, "a").is_ok());
-    Ok(apps)
+    Ok(names(root)?.into_iter().filter(|app| StreamName::new(app, "a").is_ok()).collect())
+}
+
+/// Streams in an application's directory, which may be a mount of its own: what else lies there is not ours either.
+fn streams(root: &Path, app: &str) -> io::Result<Vec<String>> {
+    Ok(names(&root.join(app))?.into_iter().filter(|name| StreamName::new(app, name).is_ok()).collect())
 }
 
 /// Something else may be in its place.

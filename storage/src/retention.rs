@@ -45,8 +45,8 @@ impl Limits {
         *self == Self::default()
     }
 
-    /// The recordings that have to go, oldest first. One without an end is live, or will be given its end at the next
-    /// start; it counts and does not go.
+    /// The recordings that have to go, oldest first. One without an end is live, or will be given its end when
+    /// its archive is well; it counts and does not go.
     pub fn exceeded(&self, records: &[SessionRecord], free: u64, now_ms: i64) -> Vec<(RecordingId, Reason)> {
         let mut ended: Vec<_> = records.iter().filter_map(|record| Some((record.ended_at_ms?, record))).collect();
         ended.sort_by_key(|(at, record)| (*at, &record.id));

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 const RECENT: Duration = Duration::from_secs(10);
 /// The kind of the storage probe's own operation.
 pub const PROBE: &str = "probe";
+/// The kind of what removes recordings.
+pub const REMOVE: &str = "remove_recording";
 
 /// How an archive is doing; the worst that is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,6 +86,10 @@ impl Signs {
         // Something that is not there is damage, which the watcher mends, and not a storage that fails; but the probe makes
         // what it needs, and tells what it finds.
         let is_damage = error.kind() == ErrorKind::NotFound;
+        if kind == REMOVE && error.kind() == ErrorKind::PermissionDenied {
+            // Somebody protects a recording: storage that takes nothing is told of by other operations.
+            return;
+        }
         if !is_damage || kind == PROBE {
             *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, error.to_string(), now));
         }
@@ -144,6 +150,11 @@ mod tests {
         assert!(signs.is_full(now) && !signs.is_failing(now));
         assert!(signs.wait::<()>("write", || Err(ErrorKind::ReadOnlyFilesystem.into())).is_err());
         assert!(signs.is_full(now) && signs.is_failing(now));
+        let recordings = Signs::default();
+        assert!(recordings.wait::<()>(REMOVE, || Err(ErrorKind::PermissionDenied.into())).is_err());
+        assert!(!recordings.is_failing(now) && recordings.last_error(now).is_none(), "one is protected");
+        assert!(recordings.wait::<()>(REMOVE, || Err(ErrorKind::ReadOnlyFilesystem.into())).is_err());
+        assert!(recordings.is_failing(now));
         assert!(signs.last_error(now).is_some_and(|error| error.starts_with("write: ")));
         assert_eq!(signs.last_error(later), None);
         assert!(!signs.is_full(later) && !signs.is_failing(later));

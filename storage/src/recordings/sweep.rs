@@ -1,6 +1,7 @@
 //! Sweeping: files of recordings that were removed go in short steps, however many they are.
 
-use super::{DIRECTORY, REMOVED, Recordings, apps, names};
+use super::{DIRECTORY, REMOVED, Recordings, apps, names, streams};
+use crate::signs::REMOVE;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -35,10 +36,10 @@ impl Recordings {
         let (mut swept, mut tries) = (Swept::default(), MAX_TRIED);
         let root = self.root.join(DIRECTORY);
         for app in apps(&root)? {
-            for name in names(&root.join(&app))? {
-                let live = self.root.join("live").join(&app).join(&name);
-                for session in names(&root.join(&app).join(&name))? {
-                    let directory = root.join(&app).join(&name).join(session);
+            for name in streams(&root, &app)? {
+                let (stream, live) = (root.join(&app).join(&name), self.root.join("live").join(&app).join(&name));
+                for session in names(&stream)? {
+                    let directory = stream.join(session);
                     if directory.extension().is_none_or(|extension| extension != REMOVED) {
                         continue;
                     }
@@ -55,7 +56,7 @@ impl Recordings {
     fn sweep_one(&self, directory: &Path, live: &Path, tries: &mut usize, swept: &mut Swept) {
         let Ok(there) = fs::symlink_metadata(directory) else { return };
         let mut budget = Budget { tries: *tries, failures: MAX_UNREMOVABLE, removed: 0 };
-        let result = self.signs.wait("remove", || {
+        let result = self.signs.wait(REMOVE, || {
             if there.is_dir() {
                 sweep(directory, live, &mut budget)
             } else {
@@ -138,9 +139,12 @@ mod tests {
         }
         fs::hard_link(hour.join("0-1.m4s"), live.join("0-1.m4s")).expect("linked");
         fs::write(live.join("0-2.m4s"), "another").expect("written");
+        let foreign = root.path().join("recordings/live/lost+found/1.removed");
+        fs::create_dir_all(&foreign).expect("made");
         assert!(recordings.sweep().expect("it works").more);
         assert!(!recordings.sweep().expect("it works").more);
         assert_eq!(names(&live).expect("listed"), ["0-2.m4s"]);
-        assert_eq!(names(&root.path().join("recordings/live")).expect("listed"), [""; 0]);
+        assert_eq!(names(&root.path().join("recordings/live")).expect("listed"), ["lost+found"]);
+        assert!(foreign.exists(), "what is no stream's is not looked into");
     }
 }

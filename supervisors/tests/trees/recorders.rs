@@ -1,7 +1,7 @@
 //! Recorders that outlive their streams.
 
 use crate::harness::{Tree, wait_for};
-use actors::interrupted::{Finisher, Left};
+use actors::interrupted::{Finisher, Left, Returned};
 use actors::vitals::Stuck;
 use actors::{Place, recorder};
 use ractor::ActorCell;
@@ -191,6 +191,14 @@ async fn what_was_recorded_in_the_place_of_a_mount_that_comes_back_after_the_end
     let mut record = finished(&session).await;
     record.ended_at_ms = None;
     fs::write(session.join("session.json"), record.to_json()).expect("written");
+    // Remembered as not recorded until a recorder is through: one may give it up again.
+    let is_recorded = || tree.environment.records.left().expect("read").pop().map(|record| record.recorded);
+    assert_eq!(is_recorded(), Some(true));
+    let registry = tree.environment.registry.clone();
+    let in_vain = finisher_to(&tree, &stream, Arc::new(move |stream| registry.finish_no_more(&stream)));
+    assert!(in_vain.begin());
+    wait_for("it is given back", || (!in_vain.is_busy()).then_some(())).await;
+    assert_eq!(is_recorded(), Some(false));
     assert!(finisher.begin());
     let record = finished(&session).await;
     assert_eq!((record.segments, record.gaps), (whole as u64 - 1, 1));
@@ -198,11 +206,13 @@ async fn what_was_recorded_in_the_place_of_a_mount_that_comes_back_after_the_end
 
 /// Finishes what is interrupted in a stream's archive.
 fn finisher(tree: &Tree, stream: &LiveStream) -> Finisher {
-    let Environment { registry, records, settings, mounts, .. } = tree.environment.clone();
     let streams = tree.streams.clone();
-    let returned = Arc::new(move |stream| {
-        streams.send_message(streams::Msg::Finish(Unfinished::new(&stream))).expect("alive");
-    });
+    let go_on = move |stream| streams.send_message(streams::Msg::Finish(Unfinished::new(&stream))).expect("alive");
+    finisher_to(tree, stream, Arc::new(go_on))
+}
+
+fn finisher_to(tree: &Tree, stream: &LiveStream, returned: Returned) -> Finisher {
+    let Environment { registry, records, settings, mounts, .. } = tree.environment.clone();
     let left = Left { registry, records, settings, returned };
     Finisher::new(mounts.of(&stream.name).clone(), mounts, left)
 }

@@ -1,6 +1,6 @@
 //! Promises that were broken.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
 /// A promise that was broken, in words.
@@ -54,5 +54,12 @@ impl fmt::Display for Broken {
 impl Serialize for Broken {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// Only what could be judged is read again: what was late then was so on a machine that was not to blame.
+impl<'de> Deserialize<'de> for Broken {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::Wrong)
     }
 }

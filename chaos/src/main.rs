@@ -201,7 +201,7 @@ impl Files {
 
     fn setting(&self, seed: u64) -> Setting {
         let (program, directory) = (self.program.clone(), self.directory.clone());
-        Setting { program, directory, seed, patience: Duration::from_secs(self.patience) }
+        Setting { program, directory, seed, patience: Duration::from_secs(self.patience), kept: None }
     }
 }
 

@@ -23,11 +23,12 @@ pub mod witness;
 mod worker;
 
 use anyhow::{Context, bail};
-use kept::Kept;
+pub use kept::Kept;
 pub use monkey::Plan;
 use report::{Outcome, Section};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 use storage::Beside;
 
@@ -48,6 +49,8 @@ pub struct Setting {
     pub seed: u64,
     /// For how long a machine that stands still is waited for before something is played again.
     pub patience: Duration,
+    /// Where parts of what takes long are kept, if they are.
+    pub kept: Option<Arc<Kept>>,
 }
 
 /// Something that can be run.
@@ -197,17 +200,18 @@ pub struct Pages<'a> {
 /// it is to be `anew`.
 pub fn matrix(setting: &Setting, anew: bool, pages: Pages<'_>) -> anyhow::Result<()> {
     let setting = prepared(setting)?;
-    let kept = Kept::of(&setting)?;
+    let kept = Arc::new(Kept::of(&setting)?);
     if anew {
         kept.clear()?;
     }
-    play(&MATRIX.map(find).into_iter().collect::<anyhow::Result<Vec<_>>>()?, &setting, Some(&kept), pages)
+    let scenarios = MATRIX.map(find).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    play(&scenarios, &Setting { kept: Some(kept), ..setting }, pages)
 }
 
 /// Runs scenarios one after the other and writes what came of them; fails if a promise was broken.
 pub fn run(names: &[String], setting: &Setting, pages: Pages<'_>) -> anyhow::Result<()> {
     let scenarios = names.iter().map(|name| find(name)).collect::<anyhow::Result<Vec<_>>>()?;
-    play(&scenarios, &prepared(setting)?, None, pages)
+    play(&scenarios, &prepared(setting)?, pages)
 }
 
 fn find(name: &str) -> anyhow::Result<&'static Scenario> {
@@ -216,8 +220,8 @@ fn find(name: &str) -> anyhow::Result<&'static Scenario> {
     found.with_context(|| format!("there is no scenario {name}; there are: {}", known()))
 }
 
-fn play(scenarios: &[&Scenario], setting: &Setting, kept: Option<&Kept>, pages: Pages<'_>) -> anyhow::Result<()> {
-    let mut sections = Vec::new();
+fn play(scenarios: &[&Scenario], setting: &Setting, pages: Pages<'_>) -> anyhow::Result<()> {
+    let (mut sections, kept) = (Vec::new(), setting.kept.as_deref());
     for scenario in scenarios {
         if let Some(section) = kept.and_then(|kept| kept.find(scenario.name)) {
             eprintln!("{} (seed {}): judged before, {} promises broken", scenario.name, setting.seed, section.broken);

@@ -7,7 +7,7 @@
 use crate::broken::Broken;
 use anyhow::Context;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,7 +86,7 @@ fn remember(spell: Spell) {
 }
 
 /// How late the machine was.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stood {
     /// The 99th percentile, milliseconds.
     pub p99_ms: usize,
@@ -95,7 +95,7 @@ pub struct Stood {
 }
 
 /// A try of which nothing could be judged.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Void {
     /// How late the machine was.
     pub stood: Stood,
@@ -224,15 +224,21 @@ impl Drop for Watch {
     }
 }
 
+/// Gives this thread a real-time priority, which takes root: what it measures is how long others take, not how long it is
+/// kept from looking. Whether it has it.
+pub fn hurry() -> bool {
+    let this = gettid().as_raw_nonzero().to_string();
+    let mut chrt = Command::new("chrt");
+    chrt.args(["--fifo", "--pid", "50", &this]).stdout(Stdio::null()).stderr(Stdio::null());
+    chrt.status().is_ok_and(|status| status.success())
+}
+
 /// How often this processor was how late.
 fn look(processor: usize, stop: &AtomicBool) -> Option<Vec<u32>> {
     let mut only = CpuSet::new();
     only.set(processor);
     sched_setaffinity(None, &only).ok()?;
-    let this = gettid().as_raw_nonzero().to_string();
-    let mut chrt = Command::new("chrt");
-    chrt.args(["--fifo", "--pid", "50", &this]).stdout(Stdio::null()).stderr(Stdio::null());
-    if !chrt.status().ok()?.success() {
+    if !hurry() {
         return None;
     }
     let mut counts = vec![0; BUCKETS];

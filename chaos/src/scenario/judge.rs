@@ -5,7 +5,7 @@ use super::late::Late;
 use super::witness::{Order, Testimony};
 use crate::audit::finding::Finding;
 use crate::broken::Broken;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Longest time without a new segment, in target durations.
@@ -20,7 +20,7 @@ const PER_SEGMENT: Duration = Duration::from_millis(250);
 const MAX_ANSWER: Duration = Duration::from_millis(50);
 
 /// What became of a recording.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
     /// Segments that are there with the bytes viewers got.
     pub same: usize,
@@ -37,7 +37,7 @@ pub struct Recorded {
 }
 
 /// What was observed of one stream.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Observed {
     /// What happened to its storage.
     pub fault: String,
@@ -169,7 +169,7 @@ impl Observed {
 }
 
 /// How health was answered meanwhile.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Answers {
     /// Questions.
     pub asked: usize,

@@ -4,9 +4,10 @@
 
 use super::Setting;
 use super::browser::PLAYERS;
-use super::report::Section;
+use super::report::{Outcome, Section};
 use crate::bench::machine;
 use anyhow::Context;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -15,16 +16,17 @@ use std::path::{Path, PathBuf};
 /// What decides besides programs how a scenario goes: the script that plays in Chromium, and the players it plays with.
 const READ_WHEN_RUN: [&str; 2] = ["play.mjs", "package-lock.json"];
 
-/// Sections of runs alike.
+/// Sections of runs alike, and parts of those that are not whole yet.
+#[derive(Debug)]
 pub struct Kept {
     directory: PathBuf,
     of: String,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Entry {
+struct Entry<T> {
     of: String,
-    section: Section,
+    section: T,
 }
 
 impl Kept {
@@ -48,9 +50,18 @@ impl Kept {
 
     /// That of a scenario.
     pub fn find(&self, name: &str) -> Option<Section> {
+        self.read(name)
+    }
+
+    /// What came of a part of a scenario.
+    pub fn find_part(&self, name: &str) -> Option<Outcome> {
+        self.read(name)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         let text = fs::read(self.path(name)).ok()?;
         // One that cannot be read is played again.
-        let entry: Entry = serde_json::from_slice(&text).ok()?;
+        let entry: Entry<T> = serde_json::from_slice(&text).ok()?;
         (entry.of == self.of).then_some(entry.section)
     }
 
@@ -62,14 +73,20 @@ impl Kept {
 
     /// Keeps a section, if it could be judged.
     pub fn keep(&self, section: &Section) -> anyhow::Result<()> {
-        if !section.judged {
-            return Ok(());
-        }
-        let entry = Entry { of: self.of.clone(), section: section.clone() };
+        if section.judged { self.write(&section.name, section) } else { Ok(()) }
+    }
+
+    /// Keeps what came of a part, if it could be judged.
+    pub fn keep_part(&self, name: &str, part: &Outcome) -> anyhow::Result<()> {
+        if part.could_be_judged() { self.write(name, part) } else { Ok(()) }
+    }
+
+    fn write<T: Serialize>(&self, name: &str, section: &T) -> anyhow::Result<()> {
+        let entry = Entry { of: self.of.clone(), section };
         // Written aside: half an entry would be none, but a name that is there is whole.
-        let aside = self.path(&section.name).with_extension("tmp");
+        let aside = self.path(name).with_extension("tmp");
         fs::write(&aside, serde_json::to_vec(&entry)?)?;
-        Ok(fs::rename(aside, self.path(&section.name))?)
+        Ok(fs::rename(aside, self.path(name))?)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -90,7 +107,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let program = directory.path().join("program");
         fs::write(&program, "one").expect("written");
-        let setting = Setting { program, directory: directory.path().to_owned(), seed: 1, patience: Duration::ZERO };
+        let directory_of = directory.path().to_owned();
+        let setting = Setting { program, directory: directory_of, seed: 1, patience: Duration::ZERO, kept: None };
         let kept = |setting: &Setting| Kept::of(setting).expect("a directory");
         let section = Section::of("flap", "an encoder", &Outcome::default()).expect("JSON");
         kept(&setting).keep(&section).expect("written");
@@ -107,6 +125,19 @@ mod tests {
         let wrong = Section::of("fight", "many", &outcome(Broken::Wrong("a picture".to_owned()))).expect("JSON");
         kept(&setting).keep(&wrong).expect("written");
         assert_eq!(kept(&setting).find("fight").map(|section| section.broken), Some(1));
+        // So it is with a part; one that was late on a machine that was not to blame is broken whatever others meet.
+        let part = |stood| Outcome { stood, ..outcome(Broken::Late("a stall".to_owned())) };
+        kept(&setting).keep_part("cmaf.1", &part(stood)).expect("not written");
+        assert!(kept(&setting).find_part("cmaf.1").is_none());
+        kept(&setting).keep_part("cmaf.1", &part(Some(Stood::default()))).expect("written");
+        let mut whole = kept(&setting).find_part("cmaf.1").expect("it was judged");
+        assert!(!whole.broken()[0].is_late());
+        let mut parts = Outcome::default();
+        parts.add(std::mem::take(&mut whole));
+        parts.add(Outcome { stood, ..Outcome::default() });
+        assert!(parts.could_be_judged() && parts.broken().len() == 1);
+        parts.add(part(stood));
+        assert!(!parts.could_be_judged());
         kept(&setting).clear().expect("removed");
         assert!(kept(&setting).find("fight").is_none() && kept(&setting).find("flap").is_none());
         kept(&setting).keep(&section).expect("written");

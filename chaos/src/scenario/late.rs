@@ -3,7 +3,7 @@
 
 use crate::load::{self, Begin, Load};
 use crate::server::Server;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ const SEGMENT: Duration = Duration::from_secs(2);
 const NOT_COUNTED: u64 = 2;
 
 /// What became of one.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Late {
     /// Its encoder was disconnected.
     pub disconnected: bool,

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 /// One stream and its fault.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// What was observed.
     pub observed: Observed,
@@ -18,7 +18,7 @@ pub struct Row {
 }
 
 /// What came of a scenario.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Outcome {
     /// Streams.
     pub rows: Vec<Row>,
@@ -30,10 +30,14 @@ pub struct Outcome {
     pub stood: Option<Stood>,
     /// Tries before, of which nothing could be judged.
     pub void: Vec<Void>,
+    /// Parts that it was put together of and that were judged by themselves; zero if it is judged as a whole, ...
+    pub parts: usize,
+    /// ... and those of them that could not be judged.
+    pub unjudged: usize,
 }
 
 /// What came of something that is no stream with a fault.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Told {
     /// For people.
     pub text: String,
@@ -62,13 +66,20 @@ impl Outcome {
     }
 
     /// Whether it is not only that something was late on a machine that is to blame.
-    fn could_be_judged(&self) -> bool {
+    pub fn could_be_judged(&self) -> bool {
+        if self.parts > 0 {
+            return self.unjudged == 0;
+        }
         let broken = self.broken();
         broken.is_empty() || !broken.iter().all(Broken::is_late) || !self.stood.is_some_and(Stood::is_to_blame)
     }
 
     /// Adds what came of a part of it.
     pub fn add(&mut self, part: Self) {
+        if part.stood.is_some() {
+            self.parts += 1;
+            self.unjudged += usize::from(!part.could_be_judged());
+        }
         self.rows.extend(part.rows);
         self.answers.extend(part.answers);
         self.told.extend(part.told);

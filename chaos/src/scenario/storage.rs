@@ -53,21 +53,23 @@ pub struct Beside {
 pub fn run(setting: &Setting, groups: &[Vec<Cell>], beside: Beside) -> anyhow::Result<Outcome> {
     let clip = clip(&setting.directory)?;
     let known = Arc::new(Pictures::of(&std::fs::read(&clip)?)?);
-    let mut outcome = Outcome::default();
-    for group in groups {
-        for cells in group.chunks(SIDE_BY_SIDE) {
-            let others = beside.streams.saturating_sub(2 * cells.len());
-            let played = Outcome::judged(setting.patience, || {
-                let stage = Stage::set(setting, cells, &clip, beside.container)?;
-                stage.play(cells, &known, Beside { streams: others, ..beside })
-            });
-            eprintln!(
-                "{} of {} kept",
-                played.rows.iter().filter(|row| row.broken.is_empty()).count(),
-                played.rows.len()
-            );
-            outcome.add(played);
+    let (mut outcome, kept) = (Outcome::default(), setting.kept.as_deref());
+    for (number, cells) in groups.iter().flat_map(|group| group.chunks(SIDE_BY_SIDE)).enumerate() {
+        let name = format!("{}.{number}", beside.container);
+        if let Some(part) = kept.and_then(|kept| kept.find_part(&name)) {
+            eprintln!("{name}: judged before");
+            outcome.add(part);
+            continue;
         }
+        let others = beside.streams.saturating_sub(2 * cells.len());
+        let played = Outcome::judged(setting.patience, || {
+            let stage = Stage::set(setting, cells, &clip, beside.container)?;
+            stage.play(cells, &known, Beside { streams: others, ..beside })
+        });
+        let whole = played.rows.iter().filter(|row| row.broken.is_empty()).count();
+        eprintln!("{name}: {whole} of {} kept", played.rows.len());
+        kept.map_or(Ok(()), |kept| kept.keep_part(&name, &played))?;
+        outcome.add(played);
     }
     Ok(outcome)
 }

@@ -5,7 +5,7 @@ use crate::audit::pictures::pictures;
 use crate::audit::{self, Audit, Seen};
 use crate::clip;
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Pictures {
 }
 
 /// Pictures that are not where they should be.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     /// Pictures seen.
     pub pictures: u64,

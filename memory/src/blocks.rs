@@ -1,8 +1,8 @@
-//! Blocks: memory of one size for samples, used again.
+//! Blocks: memory of one size for small samples, used again.
 //!
 //! The samples of an open segment come and go together, in all sizes. From an allocator that leaves holes behind.
-//! Here what a publisher sent lies in blocks of its own, one sample after the other; a block of which nothing is
-//! needed any more is the next one to be filled, by this publisher or another.
+//! Here the small ones a publisher sent, sound above all, lie in blocks of its own, one after the other; a block of which
+//! nothing is needed any more is the next one to be filled, by this publisher or another.
 
 use crate::Large;
 use bytes::{Bytes, BytesMut};
@@ -11,16 +11,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of a block. Of each publisher's one is not full, one holds the last of a segment that is finished, and each
 /// ends in what was too small for the next sample; smaller blocks cost more notes, a hundred bytes each.
-const BLOCK: usize = 8 << 10;
-/// Samples longer than this do not fit into a block: they are [`Large`].
-pub const MAX_WHOLE: usize = BLOCK;
+const BLOCK: usize = 4 << 10;
+/// Samples longer than this are [`Large`]: pictures of a few kB would leave half of each block empty.
+pub const MAX_WHOLE: usize = 1 << 10;
 /// Blocks with samples in them that one owner may have: 96 MiB, as much as a sample log holds. A publisher whose
 /// samples leave most of each block empty could pin more; the rest of them has memory that fits.
-const MAX_SAMPLE_BLOCKS: usize = 12 << 10;
-/// Unused blocks that are kept for whoever needs one next, besides one in [`SPARE_SHARE`] of all: half a megabyte.
+const MAX_SAMPLE_BLOCKS: usize = 24 << 10;
+/// Unused blocks that are kept for whoever needs one next, besides one in [`SPARE_SHARE`] of all: a quarter of a megabyte.
 const LEAST_SPARE: usize = 64;
-/// Publishers are read at the same moments, and give back what they had a little later: so much comes and goes.
-const SPARE_SHARE: usize = 3;
+/// Segments are finished at different moments: what one gives back others need.
+const SPARE_SHARE: usize = 8;
 
 /// Blocks that nobody uses.
 static SPARE: Mutex<Spare> = Mutex::new(Spare { blocks: Vec::new(), made: 0 });
@@ -162,13 +162,13 @@ mod tests {
     #[test]
     fn who_keeps_a_sample_holds_up_its_block_only() {
         let mut blocks = Blocks::default();
-        let kept = blocks.hold(&[7; BLOCK / 2]);
+        let kept = blocks.hold(&[7; MAX_WHOLE]);
         for _ in 0..100 {
-            drop(blocks.hold(&[0; BLOCK / 3]));
+            drop(blocks.hold(&[0; MAX_WHOLE - 9]));
             blocks.give_back();
         }
         assert!(blocks.full.len() <= 2, "{} blocks", blocks.full.len());
-        assert!(kept == vec![7; BLOCK / 2]);
+        assert!(kept == vec![7; MAX_WHOLE]);
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
         let mut blocks = Blocks::default();
         let mut kept = Vec::new();
         for _ in 0..MAX_SAMPLE_BLOCKS + 100 {
-            drop(blocks.hold(&[0; MAX_WHOLE - 8]));
+            (0..BLOCK / MAX_WHOLE).for_each(|_| drop(blocks.hold(&[0; MAX_WHOLE - 8])));
             kept.push(blocks.hold(&[1; 9]));
         }
         assert!(blocks.full.len() <= MAX_SAMPLE_BLOCKS, "{}", blocks.full.len());
@@ -186,9 +186,10 @@ mod tests {
     #[test]
     fn spare_blocks_are_bounded() {
         let mut blocks = Blocks::default();
-        let held: Vec<Bytes> = (0..3 * LEAST_SPARE).map(|_| blocks.hold(&[0; BLOCK])).collect();
+        let count = 3 * LEAST_SPARE * BLOCK / MAX_WHOLE;
+        let held: Vec<Bytes> = (0..count).map(|_| blocks.hold(&[0; MAX_WHOLE])).collect();
         drop(held);
-        drop(blocks.hold(&[0; BLOCK]));
+        drop(blocks.hold(&[0; MAX_WHOLE]));
         blocks.give_back();
         assert!(blocks.full.len() <= 1, "{} blocks", blocks.full.len());
         let spare = spare();

@@ -19,9 +19,9 @@ const BLOCK: usize = (32 << 10) - 64;
 const OWN_MEMORY_BELOW: usize = 16 << 10;
 /// Unused blocks that are kept, besides one in [`SPARE_SHARE`] of all: 1 MB.
 const LEAST_SPARE: usize = 32;
-/// What streams hold goes up and down with their pictures. As much as it does is kept in blocks: given back to the
-/// allocator, they would be cut into small pieces, and others taken from the system soon after.
-const SPARE_SHARE: usize = 16;
+/// What streams hold goes up and down with their pictures. As much as it does for many of them is kept in blocks: given
+/// back to the allocator, they would be cut into small pieces, and others taken from the system soon after.
+const SPARE_SHARE: usize = 64;
 /// Blocks that are filled in part and wait for the next file: one for each thread that puts files together at once.
 /// More than that are not filled further.
 const MAX_OPEN: usize = 8;

@@ -1,6 +1,6 @@
 //! Large: memory for what is too long for a block of samples, used again.
 //!
-//! Key frames come in all sizes, and are held until their segment is finished. An allocator that is asked for such pieces
+//! Pictures come in all sizes, and are held until their segment is finished. An allocator that is asked for such pieces
 //! by many publishers, and given them back some seconds later, keeps holes between them. Here they have lengths of a few
 //! dozen classes, and go to the next who needs one of about that length.
 
@@ -8,17 +8,17 @@ use bytes::Bytes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The shortest capacity, bytes.
-const SHORTEST: usize = 4 << 10;
+const SHORTEST: usize = 1 << 10;
 /// Capacities from one to the next that is twice as long: rounding up costs a sixteenth on average.
 const STEPS: usize = 8;
 /// Up to 1.9 MiB, which key frames of some ten Mbit/s fit into. What is longer has memory of its own.
-const CLASSES: usize = 9 * STEPS;
-/// Memory is used for something that is so many classes shorter, at most: key frames of one scene are not equally long.
+const CLASSES: usize = 11 * STEPS;
+/// Memory is used for something that is so many classes shorter, at most: pictures of one scene are not equally long.
 const SHORTER: usize = 2;
 /// Bytes of unused memory that are kept, besides one in [`SPARE_SHARE`] of all.
 const LEAST_SPARE: usize = 512 << 10;
-/// Publishers send their key frames at the same moments, and give them back a little later: so much comes and goes.
-const SPARE_SHARE: usize = 4;
+/// Publishers whose pictures are cut at the same moments give them back at the same moments: so much comes and goes.
+const SPARE_SHARE: usize = 8;
 
 static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 
@@ -78,7 +78,9 @@ const fn capacity_of(class: usize) -> usize {
 
 /// The first class that so many bytes fit into.
 fn class_for(length: usize) -> Option<usize> {
-    (0..CLASSES).find(|class| capacity_of(*class) >= length)
+    // Those below are shorter, for certain.
+    let octave = (length.max(SHORTEST) / SHORTEST).ilog2() as usize;
+    (octave * STEPS..CLASSES).find(|class| capacity_of(*class) >= length)
 }
 
 /// Bytes that are put together, and then held in one piece.

@@ -8,7 +8,7 @@ use rml_rtmp::sessions::{
     ClientSession, ClientSessionConfig, ClientSessionEvent, ClientSessionResult, PublishRequestType,
 };
 use rml_rtmp::time::RtmpTimestamp;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
@@ -57,12 +57,22 @@ pub fn publish(target: &Target) -> anyhow::Result<TcpStream> {
     Ok(socket)
 }
 
+/// Reads what there is. A wait that has a deadline can be interrupted with no signal sent to this process (signal(7)).
+fn read(socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
 fn shake_hands(socket: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
     let mut handshake = Handshake::new(PeerType::Client);
     socket.write_all(&handshake.generate_outbound_p0_and_p1()?)?;
     let mut buffer = [0; 4096];
     loop {
-        let length = socket.read(&mut buffer)?;
+        let length = read(socket, &mut buffer)?;
         if length == 0 {
             bail!("the server closed the connection during the handshake");
         }
@@ -79,7 +89,7 @@ fn shake_hands(socket: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
 fn wait_for(socket: &mut TcpStream, session: &mut ClientSession, wanted: &ClientSessionEvent) -> anyhow::Result<()> {
     let (deadline, mut buffer, mut answers) = (Instant::now() + ANSWER_DEADLINE, [0; 4096], Vec::new());
     while Instant::now() < deadline {
-        let length = socket.read(&mut buffer)?;
+        let length = read(socket, &mut buffer)?;
         if length == 0 {
             bail!("the server closed the connection after {answers:?}");
         }

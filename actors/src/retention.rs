@@ -5,7 +5,7 @@ use crate::fault::Fault;
 use crate::operations::{Answer, Operations, Turn};
 use crate::vitals::{Place, Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use storage::disk::Busy;
@@ -16,10 +16,10 @@ use tokio::time::{Duration, Instant};
 /// How often archives are looked at.
 const TICK: Duration = Duration::from_secs(30);
 
-/// Recordings that are removed in a step, at most: their records are all read for it, and their files go afterwards.
+/// Recordings that are tried in a step, at most: their records are all read for it, and their files go afterwards.
 const MAX_REMOVED: usize = 100;
-/// Recordings that cannot be removed, at most, before no more are tried; and removed ones whose files cannot be, before no
-/// more go to make room: a few may be of an operator who protects them, and of more it is storage that removes nothing.
+/// Recordings that cannot be removed for another reason than that somebody protects them, at most, before no more are tried;
+/// and removed ones whose files cannot be, before no more go to make room: of more it is storage that removes nothing.
 const MAX_STUCK: usize = 8;
 
 /// Messages to the retention actor.
@@ -149,7 +149,7 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
 fn remove_exceeding(recordings: &Recordings, limits: Limits, free: u64, now_ms: i64) -> io::Result<bool> {
     let mut records = recordings.all()?;
     let (mut removed, mut stuck, mut failed) = (0, 0, Ok(()));
-    while removed < MAX_REMOVED && stuck < MAX_STUCK {
+    for _ in 0..MAX_REMOVED {
         let Some((id, reason)) = limits.exceeded(&records, free, now_ms).into_iter().next() else { break };
         let is_for_room = reason == Reason::Free;
         if is_for_room && removed > 0 {
@@ -157,7 +157,12 @@ fn remove_exceeding(recordings: &Recordings, limits: Limits, free: u64, now_ms: 
             break;
         }
         if let Err(error) = recordings.remove(&id) {
-            (stuck, failed) = (stuck + 1, Err(error));
+            // An operator may protect many.
+            stuck += usize::from(error.kind() != ErrorKind::PermissionDenied);
+            failed = Err(error);
+            if stuck == MAX_STUCK {
+                break;
+            }
             // It takes its room, as one that is live does, and others go.
             records.iter_mut().filter(|record| record.id == id).for_each(|record| record.ended_at_ms = None);
             continue;

@@ -57,7 +57,8 @@ pub fn publish(target: &Target) -> anyhow::Result<TcpStream> {
     Ok(socket)
 }
 
-/// Reads what there is. A wait that has a deadline can be interrupted with no signal sent to this process (signal(7)).
+/// Reads what there is. A wait with a deadline may be interrupted though no signal is handled (signal(7)): that tells nothing
+/// of the server.
 fn read(socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match socket.read(buffer) {

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// Real-time priority (SCHED_FIFO) of the threads that look.
+const LOOKING: u8 = 50;
 /// How long each thread sleeps: 200 looks a second cost nothing that could be measured.
 const SLEEP: Duration = Duration::from_millis(5);
 /// Lateness is counted by the millisecond, up to this many; what is later counts as this late.
@@ -225,11 +227,15 @@ impl Drop for Watch {
 }
 
 /// Gives this thread a real-time priority, which takes root: what it measures is how long others take, not how long it is
-/// kept from looking. Whether it has it.
+/// kept from looking. Whether it has it. Those who look whether the machine stands still come before it.
 pub fn hurry() -> bool {
+    in_real_time(LOOKING - 1)
+}
+
+fn in_real_time(priority: u8) -> bool {
     let this = gettid().as_raw_nonzero().to_string();
     let mut chrt = Command::new("chrt");
-    chrt.args(["--fifo", "--pid", "50", &this]).stdout(Stdio::null()).stderr(Stdio::null());
+    chrt.args(["--fifo", "--pid", &priority.to_string(), &this]).stdout(Stdio::null()).stderr(Stdio::null());
     chrt.status().is_ok_and(|status| status.success())
 }
 
@@ -238,7 +244,7 @@ fn look(processor: usize, stop: &AtomicBool) -> Option<Vec<u32>> {
     let mut only = CpuSet::new();
     only.set(processor);
     sched_setaffinity(None, &only).ok()?;
-    if !hurry() {
+    if !in_real_time(LOOKING) {
         return None;
     }
     let mut counts = vec![0; BUCKETS];

@@ -139,6 +139,8 @@ impl State {
         }
         registry.finish_later(stream);
         *is_accepted = true;
+        // It is not complete any more, if it was.
+        self.left.iter_mut().filter(|(other, _)| *other == id).for_each(|(_, is_recorded)| *is_recorded = false);
         if is_full {
             return drop(myself.send_after(PLACE_AGAIN, || Msg::Finish(unfinished)));
         }

@@ -6,6 +6,7 @@ use crate::operations::{Answer, Operations, Turn};
 use crate::vitals::{Place, Vital, Vitals};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use storage::disk::Busy;
@@ -147,34 +148,28 @@ fn step(recordings: &Recordings, limits: Limits) -> io::Result<bool> {
 
 /// Removes recordings beyond the limits for everybody who asks. Whether any: their files are still there.
 fn remove_exceeding(recordings: &Recordings, limits: Limits, free: u64, now_ms: i64) -> io::Result<bool> {
-    let mut records = recordings.all()?;
-    let (mut removed, mut stuck, mut failed) = (0, 0, Ok(()));
-    for _ in 0..MAX_REMOVED {
-        let Some((id, reason)) = limits.exceeded(&records, free, now_ms).into_iter().next() else { break };
+    let (mut tried, mut removed, mut stuck, mut failed) = (0, 0, 0, Ok(()));
+    limits.enforce(&recordings.all()?, free, now_ms, |id, reason| {
         let is_for_room = reason == Reason::Free;
-        if is_for_room && removed > 0 {
+        if tried == MAX_REMOVED || is_for_room && removed > 0 {
             // What the others leave is looked at first.
-            break;
+            return ControlFlow::Break(());
         }
-        if let Err(error) = recordings.remove(&id) {
+        tried += 1;
+        if let Err(error) = recordings.remove(id) {
             // An operator may protect many.
             stuck += usize::from(error.kind() != ErrorKind::PermissionDenied);
             failed = Err(error);
-            if stuck == MAX_STUCK {
-                break;
-            }
-            // It takes its room, as one that is live does, and others go.
-            records.iter_mut().filter(|record| record.id == id).for_each(|record| record.ended_at_ms = None);
-            continue;
+            return if stuck == MAX_STUCK { ControlFlow::Break(()) } else { ControlFlow::Continue(false) };
         }
-        events::recording_removed(&id, reason);
+        events::recording_removed(id, reason);
         if is_for_room {
             // Room may come back later than files go: what there is then is looked at with the next tick, one at a time.
-            return failed.map(|()| false);
+            return ControlFlow::Break(());
         }
         removed += 1;
-        records.retain(|record| record.id != id);
-    }
+        ControlFlow::Continue(true)
+    });
     failed.map(|()| removed > 0)
 }
 

@@ -1,6 +1,7 @@
 //! Retention: which recordings have to go. Pure; the time and the room there is are given.
 
 use crate::recording::{RecordingId, SessionRecord};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// How much is kept; what is not set is not limited.
@@ -45,13 +46,19 @@ impl Limits {
         *self == Self::default()
     }
 
-    /// The recordings that have to go, oldest first. One without an end is live, or will be given its end when
-    /// its archive is well; it counts and does not go.
-    pub fn exceeded(&self, records: &[SessionRecord], free: u64, now_ms: i64) -> Vec<(RecordingId, Reason)> {
+    /// Has the recordings removed that have to go, oldest first, until `remove` breaks off. It says whether one went: one
+    /// that did not takes its room, and others go instead. One without an end is live, or will be given its end when its
+    /// archive is well; it counts and does not go.
+    pub fn enforce(
+        &self,
+        records: &[SessionRecord],
+        free: u64,
+        now_ms: i64,
+        mut remove: impl FnMut(&RecordingId, Reason) -> ControlFlow<(), bool>,
+    ) {
         let mut ended: Vec<_> = records.iter().filter_map(|record| Some((record.ended_at_ms?, record))).collect();
         ended.sort_by_key(|(at, record)| (*at, &record.id));
         let (mut total, mut free) = (records.iter().map(size).sum::<u64>(), free);
-        let mut gone = Vec::new();
         for (ended_at_ms, record) in ended {
             let age = Duration::from_millis(now_ms.saturating_sub(ended_at_ms).max(0).unsigned_abs());
             let reason = if self.age.is_some_and(|limit| age > limit) {
@@ -64,11 +71,12 @@ impl Limits {
                 // Those that follow ended later.
                 break;
             };
-            total = total.saturating_sub(size(record));
-            free = free.saturating_add(size(record));
-            gone.push((record.id.clone(), reason));
+            let ControlFlow::Continue(is_gone) = remove(&record.id, reason) else { break };
+            if is_gone {
+                total = total.saturating_sub(size(record));
+                free = free.saturating_add(size(record));
+            }
         }
-        gone
     }
 }
 
@@ -100,8 +108,12 @@ mod tests {
     }
 
     fn gone(limits: Limits, free: u64) -> Vec<(String, Reason)> {
-        let exceeded = limits.exceeded(&records(), free, 5 * HOUR_MS);
-        exceeded.into_iter().map(|(id, reason)| (id.session, reason)).collect()
+        let mut gone = Vec::new();
+        limits.enforce(&records(), free, 5 * HOUR_MS, |id, reason| {
+            gone.push((id.session.clone(), reason));
+            ControlFlow::Continue(true)
+        });
+        gone
     }
 
     #[test]
@@ -117,6 +129,13 @@ mod tests {
         // The live one counts, too: no more than all the others can go for it.
         assert_eq!(gone(Limits { bytes: Some(0), ..limits }, 0), of(&["1", "2", "3", "4"], Reason::Size));
         assert_eq!(gone(Limits { free: Some(3 * GIB), ..limits }, 2 * GIB), of(&["1"], Reason::Free));
+        // The first cannot be removed: it takes its room, and another one goes.
+        let (mut tried, two_gone) = (Vec::new(), Limits { bytes: Some(3 * GIB), ..limits });
+        two_gone.enforce(&records(), 0, 5 * HOUR_MS, |id, _| {
+            tried.push(id.session.clone());
+            ControlFlow::Continue(id.session != "1")
+        });
+        assert_eq!(tried, ["1", "2", "3"]);
         let all = Limits { age, bytes: Some(3 * GIB), free: Some(GIB) };
         assert_eq!(gone(all, 0), of(&["1", "2"], Reason::Age));
     }

@@ -53,6 +53,9 @@ pub enum Command {
         /// The file [default: NAME-SESSION.mp4].
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
+        /// What there is so far of a session that goes on, or whose recording is not finished.
+        #[arg(long)]
+        unfinished: bool,
     },
 }
 

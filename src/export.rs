@@ -2,17 +2,30 @@
 
 use crate::config::Config;
 use anyhow::{Context, bail, ensure};
-use std::path::PathBuf;
-use storage::recording::RecordingId;
+use std::path::{Path, PathBuf};
+use storage::recording::{RecordingId, SessionRecord};
 use storage::{Recordings, Signs};
 
 /// Recordings named in an error.
 const MAX_NAMED: usize = 20;
+/// Directories of an archive whose files are the server's.
+const OWN: [&str; 2] = ["live", "recordings"];
 
-/// Exports the recording that `session` names, and says where to.
-pub fn run(config: &Config, session: &str, to: Option<PathBuf>) -> anyhow::Result<()> {
-    let (recordings, id) = find(config, session)?;
+/// Exports the recording that `session` names, and says where to. One that has no end yet only if it may be `unfinished`.
+pub fn run(config: &Config, session: &str, to: Option<PathBuf>, unfinished: bool) -> anyhow::Result<()> {
+    let (recordings, record) = find(config, session)?;
+    let id = record.id;
+    ensure!(
+        unfinished || record.ended_at_ms.is_some(),
+        "{} goes on, or its recording is not finished; --unfinished exports what there is so far",
+        named(&id)
+    );
     let to = to.unwrap_or_else(|| PathBuf::from(format!("{}-{}.mp4", id.stream.name(), id.session)));
+    ensure!(
+        !is_in_an_archive(config, &to),
+        "{} is in the archive, whose files are its own; name another",
+        to.display()
+    );
     let exported = recordings
         .export(&id, &to)
         .with_context(|| format!("{} cannot be exported to {}", named(&id), to.display()))?;
@@ -24,16 +37,16 @@ pub fn run(config: &Config, session: &str, to: Option<PathBuf>) -> anyhow::Resul
 }
 
 /// The one recording of that name, whole or by its session alone.
-fn find(config: &Config, session: &str) -> anyhow::Result<(Recordings, RecordingId)> {
+fn find(config: &Config, session: &str) -> anyhow::Result<(Recordings, SessionRecord)> {
     let mut found = Vec::new();
     let mut others = Vec::new();
     for (_, directory) in config.directories() {
         let recordings = Recordings::at(directory, Signs::default().into());
         let all = recordings.all().with_context(|| directory.display().to_string())?;
-        for id in all.into_iter().map(|record| record.id) {
-            let whole = named(&id);
-            if whole == session || id.session == session {
-                found.push((Recordings::at(directory, Signs::default().into()), id));
+        for record in all {
+            let whole = named(&record.id);
+            if whole == session || record.id.session == session {
+                found.push((Recordings::at(directory, Signs::default().into()), record));
             } else {
                 others.push(whole);
             }
@@ -47,8 +60,21 @@ fn find(config: &Config, session: &str) -> anyhow::Result<(Recordings, Recording
     })
 }
 
-fn list(found: &[(Recordings, RecordingId)]) -> String {
-    found.iter().map(|(_, id)| named(id)).collect::<Vec<_>>().join(", ")
+/// Whether a file would be in a directory of the server's. One that is not there is in none.
+fn is_in_an_archive(config: &Config, file: &Path) -> bool {
+    let directory = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let Ok(directory) = directory.canonicalize() else { return false };
+    let archives = config.directories();
+    archives
+        .filter_map(|(_, archive)| archive.canonicalize().ok())
+        .any(|archive| OWN.iter().any(|part| directory.starts_with(archive.join(part))))
+}
+
+fn list(found: &[(Recordings, SessionRecord)]) -> String {
+    found.iter().map(|(_, record)| named(&record.id)).collect::<Vec<_>>().join(", ")
 }
 
 fn named(id: &RecordingId) -> String {

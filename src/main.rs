@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             Ok(Some(sockets)) => parent::die_with_parent().and_then(|()| serve(&config, sockets, reload)),
             Err(error) => Err(error),
         },
-        Command::Export { session, to } => export::run(&config, &session, to),
+        Command::Export { session, to, unfinished } => export::run(&config, &session, to, unfinished),
         Command::CheckConfig => {
             print!("{}", config::describe(&config));
             // An upgrade does not depend on it: a worker goes on without.

@@ -47,7 +47,10 @@ const HELP: [(&str, &str); 71] = [
         "Recordings left unfinished, because their last segments could not be written.",
     ),
     ("steadycast_recordings_removed_total", "Recordings removed by retention, by reason."),
-    ("steadycast_retention_errors_total", "Attempts to remove recordings that failed."),
+    (
+        "steadycast_retention_errors_total",
+        "Steps of retention in which something could not be looked at or removed, by errno.",
+    ),
     ("steadycast_runtime_busy_seconds_total", "Time the threads of the actors' runtime were busy."),
     ("steadycast_runtime_threads", "Threads of the actors' runtime."),
     ("steadycast_samples_dropped_total", "Samples that were not published, by reason."),

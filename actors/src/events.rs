@@ -4,6 +4,7 @@ use crate::publisher_lock::claims::Leaving;
 use media::packager::Counts;
 use media::{Segment, TICKS_PER_SECOND};
 use metrics::{counter, gauge};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Once;
@@ -254,9 +255,18 @@ pub fn retention_impossible(all: u64) {
 }
 
 /// Recordings could not be looked through or removed; it is tried again.
-pub fn retention_failed(archive: &str, error: &io::Error) {
+pub fn retention_failed(error: &io::Error) {
     counter!("steadycast_retention_errors_total", "errno" => errno(error)).increment(1);
-    debug!(archive, %error, "recordings not looked through");
+}
+
+/// It is something else than before.
+pub fn retention_stuck(archive: &str, what: &dyn fmt::Display, error: &io::Error) {
+    warn!(archive, %what, %error, "what should go cannot be removed, trying again");
+}
+
+/// It is gone, or can be.
+pub fn retention_goes_on(archive: &str, what: &dyn fmt::Display) {
+    info!(archive, %what, "what could not be removed is gone, or can be");
 }
 
 /// An archive operation did not come back.

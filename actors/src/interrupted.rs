@@ -147,7 +147,8 @@ impl Finisher {
         // that it is written to.
         let Some(before) = records.read_left(&id) else { return registry.finish_no_more(&stream) };
         if before != *record {
-            // Not recorded any more: handed back again, should its recorder give up. One that cannot be written is gone.
+            // Not recorded any more: handed back again, should its recorder give up. What is there stays if this cannot be
+            // written, and is handed back when the archive is looked through.
             let _ = records.write_left(record);
         }
         self.returned().note(id, Instant::now());

@@ -44,6 +44,8 @@ pub struct Operations {
     failures: u32,
     retry_at: Option<Instant>,
     given_up: Arc<AtomicBool>,
+    /// How long one may take before it is given up.
+    patience: Duration,
 }
 
 /// What still waits for a thread when its actor ends is not done any more.
@@ -56,13 +58,23 @@ impl Drop for Operations {
 impl Operations {
     /// On the threads of this mount.
     pub fn on(disk: Arc<Disk>) -> Self {
-        Self { disk, ticket: 0, in_flight: None, failures: 0, retry_at: None, given_up: Arc::default() }
+        Self::patient(disk, 2 * HUNG_AFTER)
+    }
+
+    /// The same, where one may take so long.
+    pub fn patient(disk: Arc<Disk>, patience: Duration) -> Self {
+        Self { disk, ticket: 0, in_flight: None, failures: 0, retry_at: None, given_up: Arc::default(), patience }
+    }
+
+    /// Set when the next one that begins is given up.
+    pub fn given_up(&self) -> Arc<AtomicBool> {
+        self.given_up.clone()
     }
 
     /// Whether the next may begin.
     pub fn turn(&self, now: Instant) -> Turn {
         match (self.in_flight, self.retry_at) {
-            (Some(since), _) if now.saturating_duration_since(since) >= 2 * HUNG_AFTER => Turn::GiveUp,
+            (Some(since), _) if now.saturating_duration_since(since) >= self.patience => Turn::GiveUp,
             (Some(_), _) => Turn::Wait,
             (None, Some(at)) if now < at => Turn::Wait,
             (None, _) => Turn::Begin,

@@ -224,18 +224,13 @@ impl Records {
 
     /// Replaces a stream's record in one step.
     pub fn write(&self, record: &Record) -> io::Result<()> {
-        self.replace(&self.path(&record.stream), record)
-    }
-
-    fn replace(&self, path: &Path, record: &Record) -> io::Result<()> {
-        let aside = path.with_extension("tmp");
-        let text = serde_json::to_vec(record).map_err(io::Error::other)?;
-        let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, path));
-        if written.is_err() {
+        let path = self.path(&record.stream);
+        let replaced = replace(&path, record);
+        if replaced.is_err() {
             // A record that is behind would reuse names; without one the clock's media sequence numbers are ahead.
             let _ = fs::remove_file(path);
         }
-        written
+        replaced
     }
 
     /// Forgets a stream whose window is gone: the clock's media sequence numbers are ahead of it by now.
@@ -252,9 +247,9 @@ impl Records {
         }
     }
 
-    /// Leaves what is remembered of a session aside, as it is now.
+    /// Leaves what is remembered of a session aside, as it is now. What was left before stays if that fails.
     pub fn write_left(&self, record: &Record) -> io::Result<()> {
-        self.replace(&self.path_aside(&record.id()), record)
+        replace(&self.path_aside(&record.id()), record)
     }
 
     /// Forgets a session whose record was left aside.
@@ -327,6 +322,16 @@ impl Records {
     fn path_aside(&self, RecordingId { stream, session }: &RecordingId) -> PathBuf {
         self.directory.join(format!("{}+{}+{session}.json", stream.app(), stream.name()))
     }
+}
+
+/// In one step; what was there stays if it fails.
+fn replace(path: &Path, record: &Record) -> io::Result<()> {
+    let aside = path.with_extension("tmp");
+    let text = serde_json::to_vec(record).map_err(io::Error::other)?;
+    fs::write(&aside, text).and_then(|()| fs::rename(&aside, path)).inspect_err(|_| {
+        // What of it was written takes room.
+        let _ = fs::remove_file(&aside);
+    })
 }
 
 fn read_record(path: &Path) -> Option<Record> {
@@ -442,6 +447,19 @@ mod tests {
         records.write(&record).expect("written");
         records.leave(&record.id());
         assert_eq!(records.left().expect("listed"), [record]);
+    }
+
+    #[test]
+    fn what_was_left_of_a_session_stays_if_it_cannot_be_replaced() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let records = Records::open(directory.path()).expect("directory");
+        let (stream, snapshot) = published_window(3);
+        let record = Record { recorded: true, ..Record::of(&stream, &snapshot) };
+        records.write_left(&record).expect("written");
+        // A directory in the way of the file written aside.
+        fs::create_dir(records.path_aside(&record.id()).with_extension("tmp")).expect("directory");
+        assert!(records.write_left(&Record { recorded: false, ..record.clone() }).is_err());
+        assert_eq!(records.read_left(&record.id()), Some(record));
     }
 
     #[test]

@@ -266,6 +266,11 @@ pub struct SessionRecord {
 }
 
 impl SessionRecord {
+    /// Bytes of its files, as far as they are known.
+    pub fn size(&self) -> u64 {
+        self.bytes.saturating_add(self.movie_bytes.unwrap_or(0))
+    }
+
     /// Of a stream whose window is `snapshot`, still live.
     pub fn of(stream: &LiveStream, snapshot: &Snapshot, totals: Totals) -> Self {
         let Session { published_at_ms, .. } = stream.session;

@@ -4,6 +4,7 @@
 //! may block or fail; none is made on the live path.
 
 mod index;
+mod list;
 mod sweep;
 
 use crate::archive::Room;
@@ -228,42 +229,6 @@ impl Recordings {
             }
         }
         Ok(after)
-    }
-
-    /// Records of all sessions, by stream and session. What cannot be read as one is left out.
-    pub fn all(&self) -> io::Result<Vec<SessionRecord>> {
-        self.page(None, usize::MAX)
-    }
-
-    /// The next records after a recording's, in order, `limit` at most. No others are read, only names.
-    pub fn page(&self, after: Option<&RecordingId>, limit: usize) -> io::Result<Vec<SessionRecord>> {
-        let mut records = Vec::new();
-        // An archive that is away is not one without recordings.
-        if !fs::metadata(&self.root)?.is_dir() {
-            return Err(ErrorKind::NotADirectory.into());
-        }
-        let root = self.root.join(DIRECTORY);
-        for app in apps(&root)? {
-            if after.is_some_and(|after| *app < *after.stream.app()) {
-                continue;
-            }
-            for name in streams(&root, &app)? {
-                let Ok(stream) = StreamName::new(&app, &name) else { continue };
-                if after.is_some_and(|after| stream < after.stream) {
-                    continue;
-                }
-                let sessions = names(&root.join(&app).join(&name))?;
-                let ids = sessions.iter().filter_map(|session| RecordingId::new(stream.clone(), session));
-                for id in ids.filter(|id| after.is_none_or(|after| id > after)) {
-                    if records.len() >= limit {
-                        return Ok(records);
-                    }
-                    // One that cannot be read now keeps nobody from the others; it is among the errors that are counted.
-                    records.extend(self.signs.wait("read", || self.read(&id)).ok().flatten());
-                }
-            }
-        }
-        Ok(records)
     }
 
     /// The record of a session; none if there is none.

@@ -1,6 +1,6 @@
 //! Retention: which recordings have to go. Pure; the time and the room there is are given.
 
-use crate::recording::{RecordingId, SessionRecord};
+use crate::recording::SessionRecord;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -54,11 +54,11 @@ impl Limits {
         records: &[SessionRecord],
         free: u64,
         now_ms: i64,
-        mut remove: impl FnMut(&RecordingId, Reason) -> ControlFlow<(), bool>,
+        mut remove: impl FnMut(&SessionRecord, Reason) -> ControlFlow<(), bool>,
     ) {
         let mut ended: Vec<_> = records.iter().filter_map(|record| Some((record.ended_at_ms?, record))).collect();
         ended.sort_by_key(|(at, record)| (*at, &record.id));
-        let (mut total, mut free) = (records.iter().map(size).sum::<u64>(), free);
+        let (mut total, mut free) = (records.iter().map(SessionRecord::size).fold(0, u64::saturating_add), free);
         for (ended_at_ms, record) in ended {
             let age = Duration::from_millis(now_ms.saturating_sub(ended_at_ms).max(0).unsigned_abs());
             let reason = if self.age.is_some_and(|limit| age > limit) {
@@ -71,17 +71,13 @@ impl Limits {
                 // Those that follow ended later.
                 break;
             };
-            let ControlFlow::Continue(is_gone) = remove(&record.id, reason) else { break };
+            let ControlFlow::Continue(is_gone) = remove(record, reason) else { break };
             if is_gone {
-                total = total.saturating_sub(size(record));
-                free = free.saturating_add(size(record));
+                total = total.saturating_sub(record.size());
+                free = free.saturating_add(record.size());
             }
         }
     }
-}
-
-fn size(record: &SessionRecord) -> u64 {
-    record.bytes + record.movie_bytes.unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -109,8 +105,8 @@ mod tests {
 
     fn gone(limits: Limits, free: u64) -> Vec<(String, Reason)> {
         let mut gone = Vec::new();
-        limits.enforce(&records(), free, 5 * HOUR_MS, |id, reason| {
-            gone.push((id.session.clone(), reason));
+        limits.enforce(&records(), free, 5 * HOUR_MS, |record, reason| {
+            gone.push((record.id.session.clone(), reason));
             ControlFlow::Continue(true)
         });
         gone
@@ -131,9 +127,9 @@ mod tests {
         assert_eq!(gone(Limits { free: Some(3 * GIB), ..limits }, 2 * GIB), of(&["1"], Reason::Free));
         // The first cannot be removed: it takes its room, and another one goes.
         let (mut tried, two_gone) = (Vec::new(), Limits { bytes: Some(3 * GIB), ..limits });
-        two_gone.enforce(&records(), 0, 5 * HOUR_MS, |id, _| {
-            tried.push(id.session.clone());
-            ControlFlow::Continue(id.session != "1")
+        two_gone.enforce(&records(), 0, 5 * HOUR_MS, |record, _| {
+            tried.push(record.id.session.clone());
+            ControlFlow::Continue(record.id.session != "1")
         });
         assert_eq!(tried, ["1", "2", "3"]);
         let all = Limits { age, bytes: Some(3 * GIB), free: Some(GIB) };

@@ -117,23 +117,29 @@ fn becomes_a_vod(container: &str) {
     wait_for("it is listed while it is live", || {
         recordings(&server).first().filter(|recording| recording["state"] == "live").map(drop)
     });
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let movie = directory.path().join("exported.mp4");
+    let id = recordings(&server)[0]["id"].as_str().expect("an id").to_owned();
+    let export = ["export", &id, "--to", movie.to_str().expect("UTF-8")];
+    let refused = server.try_command(&export).expect_err("it goes on");
+    assert!(refused.contains("--unfinished") && !movie.exists(), "{refused}");
     assert!(publisher.finish());
     let recording = finished(&server);
     let vod = Vod::of(&server, &recording);
     assert_eq!(number(&recording, "gaps"), 0);
     assert!(!vod.text.contains("DISCONTINUITY\n"), "{}", vod.text);
     assert_eq!(number(&recording, "segments"), vod.playlist.segments.len() as u64);
-    let directory = tempfile::tempdir().expect("temporary directory");
     assert_same_packets(&clip.flv(), &vod.write(directory.path()), &["v", "a"]);
     // As a player reads it, playlist and all.
     let played = packets(Path::new(&server.url(recording["playlist"].as_str().expect("a playlist"))), "v");
     assert_eq!(played.len(), packets(&clip.flv(), "v").len());
-    let id = recording["id"].as_str().expect("an id");
-    let movie = directory.path().join("exported.mp4");
-    server.command(&["export", id, "--to", movie.to_str().expect("UTF-8")]);
+    let own = server.recorded(&id, "session.json");
+    let refused = server.try_command(&["export", &id, "--to", own.to_str().expect("UTF-8")]).expect_err("the server's");
+    assert!(refused.contains("in the archive"), "{refused}");
+    server.command(&export);
     assert_same_packets(&clip.flv(), &movie, &["v", "a"]);
     assert_eq!(decoding_errors(&movie), "");
-    let by_api = exported(&server, id);
+    let by_api = exported(&server, &id);
     assert!(std::fs::read(&movie).expect("written") == by_api, "both are the same file");
     let place = |name: &[u8]| by_api.windows(4).position(|window| window == name).expect("a box");
     assert!(place(b"moov") < place(b"mdat"), "it cannot be sought before it is there whole");

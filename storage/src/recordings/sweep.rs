@@ -9,7 +9,8 @@ use std::path::Path;
 
 /// Files that are tried to be removed in one go: a few seconds of a slow network file system.
 const MAX_TRIED: usize = 1000;
-/// Files of one recording that cannot be removed before another one is tried: one reason is likely that of all.
+/// Files of one recording that cannot be removed before another one is tried: one reason is likely that of all. After so many
+/// recordings one file of each is tried: those behind nine hundred that cannot be removed have no turn.
 const MAX_UNREMOVABLE: usize = 8;
 
 /// What came of a sweep.
@@ -21,6 +22,8 @@ pub struct Swept {
     pub stuck: usize,
     /// Why, of the last of them.
     pub error: Option<io::Error>,
+    /// Why a directory cannot be read.
+    pub unreadable: Option<io::Error>,
 }
 
 /// What may still be tried.
@@ -36,9 +39,9 @@ impl Recordings {
         let (mut swept, mut tries) = (Swept::default(), MAX_TRIED);
         let root = self.root.join(DIRECTORY);
         for app in apps(&root)? {
-            for name in streams(&root, &app)? {
+            for name in swept.or_none(streams(&root, &app)) {
                 let (stream, live) = (root.join(&app).join(&name), self.root.join("live").join(&app).join(&name));
-                for session in names(&stream)? {
+                for session in swept.or_none(names(&stream)) {
                     let directory = stream.join(session);
                     if directory.extension().is_none_or(|extension| extension != REMOVED) {
                         continue;
@@ -55,7 +58,8 @@ impl Recordings {
 
     fn sweep_one(&self, directory: &Path, live: &Path, tries: &mut usize, swept: &mut Swept) {
         let Ok(there) = fs::symlink_metadata(directory) else { return };
-        let mut budget = Budget { tries: *tries, failures: MAX_UNREMOVABLE, removed: 0 };
+        let failures = if swept.stuck < MAX_UNREMOVABLE { MAX_UNREMOVABLE } else { 1 };
+        let mut budget = Budget { tries: *tries, failures, removed: 0 };
         let result = self.signs.wait(REMOVE, || {
             if there.is_dir() {
                 sweep(directory, live, &mut budget)
@@ -71,6 +75,13 @@ impl Recordings {
             swept.stuck += 1;
             swept.error = Some(error);
         }
+    }
+}
+
+impl Swept {
+    /// What is listed; nothing of a directory that cannot be read, which keeps no other.
+    fn or_none(&mut self, listed: io::Result<Vec<String>>) -> Vec<String> {
+        listed.map_err(|error| self.unreadable = Some(error)).unwrap_or_default()
     }
 }
 
@@ -146,5 +157,25 @@ mod tests {
         assert_eq!(names(&live).expect("listed"), ["0-2.m4s"]);
         assert_eq!(names(&root.path().join("recordings/live")).expect("listed"), ["lost+found"]);
         assert!(foreign.exists(), "what is no stream's is not looked into");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_read_keeps_no_other() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let recordings = Recordings::at(root.path(), Signs::default().into());
+        let [unreadable, removed] =
+            ["a/show", "live/show/1.removed"].map(|name| root.path().join("recordings").join(name));
+        fs::create_dir_all(&removed).expect("made");
+        fs::create_dir_all(unreadable.parent().expect("a parent")).expect("made");
+        // Whoever asks: it leads to itself.
+        std::os::unix::fs::symlink(&unreadable, &unreadable).expect("linked");
+        let told = |swept: Swept| (swept.more, swept.stuck, swept.unreadable.is_some());
+        assert_eq!(told(recordings.sweep().expect("swept")), (true, 0, true));
+        assert!(!removed.exists());
+        assert_eq!(told(recordings.sweep().expect("swept")), (false, 0, true), "it is told");
+        let (records, unreadable) = recordings.readable().expect("listed");
+        assert!(records.is_empty() && unreadable.is_some() && recordings.all().is_err());
+        let away = Recordings::at(&root.path().join("away"), Signs::default().into());
+        assert!(away.readable().is_err(), "an archive that is away is not one without recordings");
     }
 }

@@ -188,10 +188,15 @@ impl Server {
 
     /// Runs a command of the program on the same archive; what it prints.
     pub fn command(&self, arguments: &[&str]) -> String {
+        self.try_command(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+    }
+
+    /// What it says where it fails is the error.
+    pub fn try_command(&self, arguments: &[&str]) -> Result<String, String> {
         let run = Command::new(env!("CARGO_BIN_EXE_steadycast")).args(arguments).arg("--data").arg(&self.data).output();
         let run = run.expect("the program starts");
-        assert!(run.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
-        String::from_utf8_lossy(&run.stdout).into_owned()
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if run.status.success() { Ok(said(&run.stdout)) } else { Err(said(&run.stderr)) }
     }
 
     /// Where to publish `live/name`.

@@ -61,7 +61,7 @@ enum Command {
         #[arg(long)]
         expect_end: bool,
     },
-    /// Runs a command, and again, twice at most, if it ends with 3 (something was late) while the machine stood still.
+    /// Runs a command, and again, four times at most, if it ends with 3 (something was late) while the machine stood still.
     /// Needs root: without it nobody can tell that the machine did.
     Punctual {
         /// For how long a machine that stands still is waited for, seconds, before the command is run again.

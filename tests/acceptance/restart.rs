@@ -135,7 +135,9 @@ fn a_worker_that_is_killed_while_storage_hangs_is_replaced_although_storage_does
     wait_for("segments", || (published() >= 3.0).then_some(()));
     let worker = server.worker().expect("a worker");
     let frozen = volume.freeze();
-    wait_for("it waits for storage", || Server::has_uninterruptible_thread(worker).then_some(()));
+    // A thread that writes waits uninterruptibly, too: one that hangs does not answer for ten seconds.
+    wait_for("it hangs", || (server.metric("steadycast_storage_hung_operations", "") >= 1.0).then_some(()));
+    assert!(Server::has_uninterruptible_thread(worker));
     kill_process(worker, Signal::KILL).expect("it runs");
     wait_for("another worker", || server.worker().filter(|other| *other != worker));
     // Nobody hangs up for the dead worker but its parent.

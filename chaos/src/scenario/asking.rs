@@ -26,7 +26,11 @@ impl Asking {
         let thread = std::thread::spawn(move || {
             // Who scrapes is on another machine: what is measured is the server, not how this one shares its processors
             // between us and the encoders, viewers and players of the scenario. Without root it shares them.
-            standstill::hurry();
+            if !standstill::hurry() {
+                eprintln!(
+                    "who asks for health and metrics has no real-time priority: answers look later than they are"
+                );
+            }
             let (mut times, mut failed) = (Vec::new(), 0);
             while !stopped.load(Ordering::Relaxed) {
                 for url in &urls {

@@ -69,7 +69,9 @@ pub fn run(setting: &Setting, groups: &[Vec<Cell>], beside: Beside) -> anyhow::R
         let whole = played.rows.iter().filter(|row| row.broken.is_empty()).count();
         eprintln!("{name}: {whole} of {} kept", played.rows.len());
         played.broken().iter().for_each(|broken| eprintln!("broken: {broken}"));
-        kept.map_or(Ok(()), |kept| kept.keep_part(&name, &played))?;
+        if let Some(Err(error)) = kept.map(|kept| kept.keep_part(&name, &played)) {
+            eprintln!("{name}: cannot be kept, and is played again by the next run: {error:#}");
+        }
         outcome.add(played);
     }
     Ok(outcome)

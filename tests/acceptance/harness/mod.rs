@@ -51,7 +51,7 @@ pub fn run(command: &mut Command) -> Output {
 }
 
 /// How long a machine that stands still is waited for.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Tells a story in which nothing may be late, and tells it again where something was while the machine stood still
 /// (docs/decisions/0017). It tells what was late, in sentences, and asserts itself what is wrong: nobody looks at a try that is

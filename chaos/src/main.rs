@@ -13,6 +13,7 @@ use chaos::standstill;
 use chaos::viewers::Viewers;
 use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// From the first sample until streams are listed for certain.
@@ -205,8 +206,18 @@ impl Files {
     }
 }
 
-fn main() -> anyhow::Result<()> {
-    let command = Cli::parse().command;
+/// What failed is said in a line, whether backtraces are asked for or not: those who read a long run read its end.
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
     if matches!(command, Command::Run { .. } | Command::Matrix { .. } | Command::Monkey { .. })
         && let Some(ended) = alone::run_alone()?
     {

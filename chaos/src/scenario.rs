@@ -22,7 +22,7 @@ mod watching;
 pub mod witness;
 mod worker;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 pub use kept::Kept;
 pub use monkey::Plan;
 use report::{Outcome, Section};
@@ -224,7 +224,12 @@ fn play(scenarios: &[&Scenario], setting: &Setting, pages: Pages<'_>) -> anyhow:
     let (mut sections, kept) = (Vec::new(), setting.kept.as_deref());
     for scenario in scenarios {
         if let Some(section) = kept.and_then(|kept| kept.find(scenario.name)) {
-            eprintln!("{} (seed {}): judged before, {} promises broken", scenario.name, setting.seed, section.broken);
+            eprintln!(
+                "{} (seed {}): judged before, {} promises broken",
+                scenario.name,
+                setting.seed,
+                section.broken.len()
+            );
             sections.push(section);
             continue;
         }
@@ -249,10 +254,10 @@ fn conclude(sections: &[Section], setting: &Setting, pages: Pages<'_>) -> anyhow
     if let Some(file) = pages.json {
         std::fs::write(file, serde_json::to_string_pretty(sections)?).with_context(|| file.display().to_string())?;
     }
-    let broken: usize = sections.iter().map(|section| section.broken).sum();
-    if broken > 0 {
-        bail!("{broken} promises were broken");
-    }
+    let broken: Vec<_> = sections.iter().flat_map(|section| &section.broken).collect();
+    // What is said last is what is read of a long run: all of them once more.
+    broken.iter().for_each(|sentence| eprintln!("broken: {sentence}"));
+    ensure!(broken.is_empty(), "{} promises were broken", broken.len());
     Ok(())
 }
 

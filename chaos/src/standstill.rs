@@ -111,6 +111,11 @@ impl Stood {
         self.p99_ms > MAX_P99_MS || self.longest_ms > MAX_LONGEST_MS
     }
 
+    /// For people.
+    pub fn told(self) -> String {
+        format!("machine late by {} ms, p99, and {} at most", self.p99_ms, self.longest_ms)
+    }
+
     fn of(counts: &[u32]) -> Self {
         let all: u64 = counts.iter().map(|count| u64::from(*count)).sum();
         let mut seen = 0;

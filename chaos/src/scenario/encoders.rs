@@ -6,6 +6,7 @@ use super::report::{Outcome, Told};
 use super::stage::start;
 use super::witness::{Pictures, Witness};
 use super::{Setting, clip};
+use crate::audit::finding::Finding;
 use crate::bench::machine::usage_of_tree;
 use crate::broken::Broken;
 use crate::clip::Clip;
@@ -221,7 +222,7 @@ pub fn fight(setting: &Setting, attempts: usize) -> anyhow::Result<Outcome> {
     check(!holder.is_lost(), "the holder lost its connection".to_owned());
     let order = testimony.order;
     check(order.pictures > 0 && order.missing + order.repeated + order.unknown == 0, format!("{order:?}"));
-    testimony.report.findings.iter().for_each(|finding| check(false, format!("{finding:?}")));
+    broken.extend(testimony.report.findings.iter().map(Finding::broken));
     let text = format!(
         "{attempts} attempts to publish on the key of a healthy encoder, {FIGHTERS} at a time, in {:.0} s: all refused; of its {} pictures {} are missing and {} repeated.",
         took.as_secs_f64(),

@@ -6,6 +6,7 @@ use super::stage::{start, start_supervised};
 use super::viewer::Viewer;
 use super::witness::{Order, Pictures, Witness};
 use super::{Setting, clip};
+use crate::audit::finding::Finding;
 use crate::broken::Broken;
 use crate::clip::Clip;
 use crate::encoder::Encoder;
@@ -146,14 +147,7 @@ pub fn slow_viewers(setting: &Setting) -> anyhow::Result<Outcome> {
     let cost = most.saturating_sub(before);
     let order = testimony.order;
     broken.extend((!whole(order)).then(|| format!("{order:?}").into()));
-    broken.extend(
-        testimony
-            .report
-            .findings
-            .iter()
-            .take(5)
-            .map(|finding| format!("{:?}: {}", finding.rule, finding.detail).into()),
-    );
+    broken.extend(testimony.report.findings.iter().take(5).map(Finding::broken));
     broken.extend((cost > MAX_COST_MIB).then(|| format!("they cost {cost} MiB").into()));
     let text = format!(
         "{SLOW} viewers who ask for {QUESTIONS} segments and read none, or never finish a question, were hung up on within {:.0} s and cost {cost} MiB at most; of {} pictures of the show {} are missing.",

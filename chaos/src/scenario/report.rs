@@ -3,6 +3,7 @@
 use super::judge::{Answers, Observed};
 use crate::bench::machine;
 use crate::broken::{Broken, sentences};
+use crate::server::Overdue;
 use crate::standstill::{self, Stood, Void};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -61,8 +62,10 @@ impl Outcome {
 
     /// Of a scenario that could not be played to its end.
     pub fn failed(error: &anyhow::Error) -> Self {
-        let (text, broken) = ("It could not be played to its end.".to_owned(), vec![format!("{error:#}").into()]);
-        Self { told: vec![Told { text, figures: serde_json::Value::Null, broken }], ..Self::default() }
+        let sentence = format!("{error:#}");
+        let broken = if error.is::<Overdue>() { Broken::Late(sentence) } else { Broken::Wrong(sentence) };
+        let text = "It could not be played to its end.".to_owned();
+        Self { told: vec![Told { text, figures: serde_json::Value::Null, broken: vec![broken] }], ..Self::default() }
     }
 
     /// Whether it is not only that something was late on a machine that is to blame.
@@ -102,8 +105,8 @@ pub struct Section {
     pub name: String,
     /// When it was over (RFC 3339).
     ended: String,
-    /// How many promises were broken.
-    pub broken: usize,
+    /// Promises that were broken, in words.
+    pub broken: Vec<String>,
     /// Whether it could be judged on that machine.
     pub judged: bool,
     /// For people.
@@ -118,7 +121,9 @@ impl Section {
         let ended = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let mut text = String::new();
         section(&mut text, name, &format!("{what}. Played until {ended}"), outcome);
-        let (broken, judged) = (outcome.broken().len(), outcome.could_be_judged());
+        let stood = outcome.stood.map_or_else(|| "nobody could look how late the machine was".to_owned(), Stood::told);
+        let of = |broken: &Broken| format!("{name}: {broken} ({}; {stood})", broken.kind());
+        let (broken, judged) = (outcome.broken().iter().map(of).collect(), outcome.could_be_judged());
         Ok(Self { name: name.to_owned(), ended, broken, judged, text, outcome: serde_json::to_value(outcome)? })
     }
 }
@@ -126,7 +131,7 @@ impl Section {
 /// A page for people.
 pub fn markdown(sections: &[Section], seed: u64) -> String {
     let mut text = format!(
-        "# Chaos report\n\nWritten by `make chaos`; `chaos matrix --anew --seed {seed}` repeats it. What is judged of a build is played once; what could not be, or was not played before an interruption, is played when it goes on. Machine: {}.\n\nThe real binary, publishers of 945 kbit/s whose every picture can be told from the others, and viewers that audit everything (RFC 8216, digests, timestamps, names and bytes that must not change), count pictures and keep the digest of every segment. A fault is judged kept if no picture is missing, repeated or damaged, no finding of the auditor, no wait for a new segment above 1.5 target durations and the generator's own lag, no publisher disconnected, session and published-at the same, the archive whole again within 10 s and 0.25 s for each segment of the backlog, and the recording byte for byte what viewers got, or a gap that the session's record tells.\n\n**Time is compressed** by running faults side by side: up to 16 at a time in one server, each on a mount (a FUSE file system) and a stream of its own, next to streams on healthy storage. How long each fault lasts is not shortened.\n\n**How late the machine itself is** is measured beside everything, by threads of a real-time priority: a host that keeps the processors for others makes everybody late. What seems late while it is late by more than 1 ms (99th percentile) or 100 ms (once), and nothing else is broken, is void, and played again, four times at most; it is said below. What is wrong is broken on any machine. Of how long an answer took, what the machine stood still in that very time is not counted.\n",
+        "# Chaos report\n\nWritten by `make chaos`; `chaos matrix --anew --seed {seed}` repeats it. What is judged of a build is played once; what could not be, or was not played before an interruption, is played when it goes on. Machine: {}.\n\nThe real binary, publishers of 945 kbit/s whose every picture can be told from the others, and viewers that audit everything (RFC 8216, digests, timestamps, names and bytes that must not change), count pictures and keep the digest of every segment. A fault is judged kept if no picture is missing, repeated or damaged, no finding of the auditor, no wait for a new segment above 1.5 target durations and the generator's own lag, no publisher disconnected, session and published-at the same, the archive whole again within 10 s and 0.25 s for each segment of the backlog, and the recording byte for byte what viewers got, or a gap that the session's record tells.\n\n**Time is compressed** by running faults side by side: up to 16 at a time in one server, each on a mount (a FUSE file system) and a stream of its own, next to streams on healthy storage. How long each fault lasts is not shortened.\n\n**How late the machine itself is** is measured beside everything, by threads of a real-time priority: a host that keeps the processors for others makes everybody late. What seems late while it is late by more than 1 ms (99th percentile) or 100 ms (once), and nothing else is broken, is void, and played again, four times at most; it is said below. What is wrong is broken on any machine. Of how long an answer took, or an archive until it was whole, what the machine stood still in that very time is not counted.\n",
         machine::description()
     );
     sections.iter().for_each(|section| text.push_str(&section.text));
@@ -226,6 +231,19 @@ fn table(text: &mut String, rows: &[Row]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::wait_for;
+    use anyhow::Context;
+
+    #[test]
+    fn what_could_not_be_played_is_late_if_something_was_not_there_in_time() {
+        let not_there = wait_for("a stream", Duration::ZERO, || false).context("the show").expect_err("it never is");
+        for (error, late) in [(not_there, true), (anyhow::anyhow!("no such file"), false)] {
+            let sentence = format!("{error:#}");
+            let broken = Outcome::failed(&error).broken();
+            assert!(broken.len() == 1 && broken[0].is_late() == late, "{broken:?}");
+            assert_eq!(broken[0].to_string(), sentence);
+        }
+    }
 
     #[test]
     fn what_was_judged_in_parts_is_not_judged_again() {

@@ -13,6 +13,7 @@ use crate::broken::Broken;
 use crate::faultfs::Mount;
 use crate::load::{self, Begin, Load};
 use crate::server::{Server, get, wait_for};
+use crate::standstill;
 use anyhow::Context;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -246,12 +247,15 @@ impl Stage {
         let all = self.places.iter().zip(cells).zip(over.into_iter().zip(healed));
         all.map(|((place, cell), (over, healed))| {
             let lasted = over.unwrap_or(time);
+            let heals = begun + lasted;
+            // What the machine stood still meanwhile is on top of what is allowed.
+            let stood = standstill::within(heals, heals + healed.unwrap_or_default());
             Ok(Observed {
                 must_strike: true,
                 struck: if matches!(cell.fault, Fault::Rule(_)) { place.struck()? } else { 1 },
                 fault_seconds: lasted.as_secs_f64(),
                 healed_after: healed.map(|healed| healed.as_secs_f64()),
-                heal_within: Observed::heal_limit(lasted, TARGET).as_secs_f64(),
+                heal_within: (Observed::heal_limit(lasted, TARGET) + stood).as_secs_f64(),
                 ..Observed::undisturbed(cell.name.clone(), TARGET)
             })
         })

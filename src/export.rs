@@ -60,17 +60,19 @@ fn find(config: &Config, session: &str) -> anyhow::Result<(Recordings, SessionRe
     })
 }
 
-/// Whether a file would be in a directory of the server's. One that is not there is in none.
+/// Whether a file would be in a directory of the server's, or one of its own beside them, whose names begin with a dot. A
+/// directory that is not there is none of them.
 fn is_in_an_archive(config: &Config, file: &Path) -> bool {
     let directory = match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let Ok(directory) = directory.canonicalize() else { return false };
-    let archives = config.directories();
-    archives
-        .filter_map(|(_, archive)| archive.canonicalize().ok())
-        .any(|archive| OWN.iter().any(|part| directory.starts_with(archive.join(part))))
+    let is_hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let is_within = |part: PathBuf| part.canonicalize().is_ok_and(|part| directory.starts_with(part));
+    let is_beside = |archive: &Path| is_hidden && archive.canonicalize().is_ok_and(|archive| archive == directory);
+    let mut archives = config.directories();
+    archives.any(|(_, archive)| is_beside(archive) || OWN.iter().any(|part| is_within(archive.join(part))))
 }
 
 fn list(found: &[(Recordings, SessionRecord)]) -> String {

@@ -49,7 +49,7 @@ const HELP: [(&str, &str); 71] = [
     ("steadycast_recordings_removed_total", "Recordings removed by retention, by reason."),
     (
         "steadycast_retention_errors_total",
-        "Steps of retention in which something could not be looked at or removed, by errno.",
+        "What a step of retention could not look at or remove, once for each kind, by errno.",
     ),
     ("steadycast_runtime_busy_seconds_total", "Time the threads of the actors' runtime were busy."),
     ("steadycast_runtime_threads", "Threads of the actors' runtime."),

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use storage::disk::Busy;
 use storage::recording::{RecordingId, SessionRecord};
-use storage::retention::{Limits, Reason};
+use storage::retention::{Fate, Limits, Reason};
 use storage::{Archive, Mount, Mounts, Recordings};
 use tokio::time::{Duration, Instant};
 use trouble::{Failed, Told, What};
@@ -91,15 +91,7 @@ impl Actor for Retention {
         let _busy = state.vital.enter("handle");
         let now = Instant::now();
         match msg {
-            Msg::Tick => {
-                myself.send_after(TICK, || Msg::Tick);
-                state.tick += 1;
-                for archive in 0..state.archives.len() {
-                    let (pace, its_turn) = (state.archives[archive].pace, state.is_its_turn(archive));
-                    let visit = Visit { pace, its_turn, most: usize::MAX };
-                    state.step(&myself, archive, Some(visit), now);
-                }
-            }
+            Msg::Tick => state.tick(&myself, now),
             Msg::Stepped(archive, ticket, result) => state.stepped(&myself, archive, ticket, result, now),
             Msg::Fail(fault) => fault.strike()?,
         }
@@ -176,11 +168,19 @@ pub struct State {
 }
 
 impl State {
-    /// Whether recordings may go for room with this tick: of archives on one device one after the other makes room.
+    /// A step in each archive.
+    fn tick(&mut self, myself: &ActorRef<Msg>, now: Instant) {
+        myself.send_after(TICK, || Msg::Tick);
+        self.tick += 1;
+        for archive in 0..self.archives.len() {
+            let (pace, its_turn) = (self.archives[archive].pace, self.is_its_turn(archive));
+            self.step(myself, archive, Some(Visit { pace, its_turn, most: usize::MAX }), now);
+        }
+    }
+
     fn is_its_turn(&self, archive: usize) -> bool {
-        let device = self.archives[archive].device;
-        let beside: Vec<_> = (0..self.archives.len()).filter(|other| self.archives[*other].device == device).collect();
-        device.is_none() || beside[self.tick % beside.len()] == archive
+        let devices: Vec<_> = self.archives.iter().map(|kept| kept.device).collect();
+        is_its_turn(&devices, archive, self.tick)
     }
 
     /// Without a `visit` nothing goes for room: what was removed for it makes it now or later, which the next tick sees.
@@ -223,6 +223,14 @@ impl State {
             Answer::Stale => {}
         }
     }
+}
+
+/// Whether recordings may go for room with this tick: of archives on one device one after the other makes room. Not where the
+/// device is not known yet: it may be that of others.
+fn is_its_turn(devices: &[Option<u64>], archive: usize, tick: usize) -> bool {
+    let device = devices[archive];
+    let beside: Vec<_> = (0..devices.len()).filter(|other| devices[*other] == device).collect();
+    device.is_some() && beside[tick % beside.len()] == archive
 }
 
 impl Kept {
@@ -288,7 +296,9 @@ fn step(
     let now_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis());
     // Reading all of them may have taken long.
     let free = recordings.room()?.free;
-    let look = Look { now_ms: now_ms.unwrap_or(i64::MAX), free, for_room, given_up };
+    let begun = Instant::now();
+    let is_late = || begun.elapsed() >= REMOVED_FOR;
+    let look = Look { now_ms: now_ms.unwrap_or(i64::MAX), free, for_room, given_up, is_late: &is_late };
     let mut looked = remove_exceeding(&records, limits, &look, looked, |id| recordings.remove(id));
     looked.failed.archive = looked.failed.archive.or(unreadable);
     Ok(Step::Looked(looked))
@@ -303,6 +313,8 @@ struct Look<'a> {
     for_room: usize,
     /// Another step may be under way: what there is and what is free is not what it was, but the age of recordings is.
     given_up: &'a AtomicBool,
+    /// It takes too long.
+    is_late: &'a dyn Fn() -> bool,
 }
 
 /// Removes recordings beyond the limits for everybody who asks; their files are still there.
@@ -313,18 +325,18 @@ fn remove_exceeding(
     mut looked: Looked,
     remove: impl Fn(&RecordingId) -> io::Result<()>,
 ) -> Looked {
-    let (begun, mut tried, mut removed, mut for_room) = (Instant::now(), 0, 0, 0);
+    let (mut tried, mut removed, mut for_room) = (0, 0, 0);
     let mut promised = 0_u64;
     let mut stuck = HashMap::<String, usize>::new();
     limits.enforce(records, look.free, look.now_ms, |record, reason| {
         let (id, is_for_room) = (&record.id, reason == Reason::Free);
-        let is_late = begun.elapsed() >= REMOVED_FOR && tried > 0;
+        let is_late = tried > 0 && (look.is_late)();
         let is_void = reason != Reason::Age && look.given_up.load(Ordering::Acquire);
         if is_late || is_void || removed == MAX_REMOVED || is_for_room && for_room == look.for_room {
             return ControlFlow::Break(());
         }
         if stuck.get(id.stream.app()).is_some_and(|stuck| *stuck == MAX_STUCK) {
-            return ControlFlow::Continue(false);
+            return ControlFlow::Continue(Fate::Untried);
         }
         tried += 1;
         match remove(id) {
@@ -340,12 +352,12 @@ fn remove_exceeding(
                     *stuck.entry(id.stream.app().to_owned()).or_default() += 1;
                 }
                 looked.failed.add(id, error);
-                return ControlFlow::Continue(false);
+                return ControlFlow::Continue(Fate::Stays);
             }
         }
         removed += 1;
         for_room += usize::from(is_for_room);
-        ControlFlow::Continue(true)
+        ControlFlow::Continue(Fate::Gone)
     });
     looked.promise = (for_room > 0 && looked.more).then_some(Promise { free: look.free, bytes: promised });
     looked
@@ -455,7 +467,7 @@ mod tests {
 
     fn look(for_room: usize) -> Look<'static> {
         static NOT: AtomicBool = AtomicBool::new(false);
-        Look { now_ms: i64::MAX, free: 0, for_room, given_up: &NOT }
+        Look { now_ms: i64::MAX, free: 0, for_room, given_up: &NOT, is_late: &|| false }
     }
 
     /// Recordings of 5000 bytes, and those that were removed of them when limits were enforced, two for room at most.
@@ -509,16 +521,23 @@ mod tests {
     fn an_application_that_cannot_be_written_keeps_no_other_from_its_limits() {
         let sessions = named(2 * MAX_STUCK);
         let of = |app| sessions.iter().map(move |session| (app, session.as_str()));
-        let tried = Cell::new(0);
+        let all: Vec<_> = of("old").chain(of("live")).collect();
+        let came = |limits| {
+            let tried = Cell::new(0);
+            let gone = enforced(&all, limits, |id| {
+                if id.stream.app() == "live" {
+                    return Ok(());
+                }
+                tried.set(tried.get() + 1);
+                Err(ErrorKind::ReadOnlyFilesystem.into())
+            });
+            (tried.get(), gone.len())
+        };
         let limits = Limits { age: Some(Duration::from_secs(1)), ..Limits::default() };
-        let gone = enforced(&of("old").chain(of("live")).collect::<Vec<_>>(), limits, |id| {
-            if id.stream.app() == "live" {
-                return Ok(());
-            }
-            tried.set(tried.get() + 1);
-            Err(ErrorKind::ReadOnlyFilesystem.into())
-        });
-        assert_eq!((tried.get(), gone.len()), (MAX_STUCK, sessions.len()));
+        assert_eq!(came(limits), (MAX_STUCK, sessions.len()));
+        // Twelve have to go. What of the old ones was not tried is in nobody's way.
+        let limits = Limits { bytes: Some((all.len() as u64 - 12) * 5000), ..Limits::default() };
+        assert_eq!(came(limits), (MAX_STUCK, 12 - (sessions.len() - MAX_STUCK)));
     }
 
     #[test]
@@ -554,6 +573,29 @@ mod tests {
         assert_eq!((came(limits, &look(2), None), came(limits, &given_up, None)), ((true, None), (false, None)));
         let limits = Limits { age: Some(Duration::from_secs(1)), ..Limits::default() };
         assert_eq!((came(limits, &look(2), None), came(limits, &given_up, None)), ((true, None), (true, None)));
+    }
+
+    #[test]
+    fn a_step_that_takes_too_long_ends_after_one_that_was_tried() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let recordings = Recordings::at(directory.path(), Signs::default().into());
+        ["a1", "a2"].iter().zip(1..).for_each(|(session, at)| recorded(directory.path(), session, Some(at), 1));
+        let (records, tried) = (recordings.all().expect("listed"), Cell::new(0));
+        let limits = Limits { age: Some(Duration::from_secs(1)), ..Limits::default() };
+        let look = Look { is_late: &|| tried.get() > 0, ..look(0) };
+        remove_exceeding(&records, limits, &look, Looked::default(), |_| {
+            tried.set(tried.get() + 1);
+            Err(ErrorKind::PermissionDenied.into())
+        });
+        assert_eq!(tried.get(), 1);
+    }
+
+    #[test]
+    fn archives_on_one_device_take_turns_and_one_that_is_not_known_yet_waits() {
+        let devices = [Some(1), Some(2), None, Some(1), Some(1)];
+        let turns =
+            |tick| (0..devices.len()).filter(|archive| is_its_turn(&devices, *archive, tick)).collect::<Vec<_>>();
+        assert_eq!([0, 1, 2, 3].map(turns), [[0, 1], [1, 3], [1, 4], [0, 1]]);
     }
 
     #[test]

@@ -18,11 +18,6 @@ impl Broken {
         matches!(self, Self::Late(_))
     }
 
-    /// What was broken about it, in a word.
-    pub fn kind(&self) -> &'static str {
-        if self.is_late() { "late" } else { "wrong" }
-    }
-
     /// With the place where it was broken.
     pub fn at(&self, place: &str) -> Self {
         match self {

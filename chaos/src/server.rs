@@ -1,9 +1,8 @@
 //! The server under test: the real binary on ports of its own.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rustix::process::Pid;
 use std::collections::VecDeque;
-use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -107,8 +106,7 @@ impl Server {
                 let _ = child.kill();
                 let _ = child.wait();
                 let said = log.lock().unwrap_or_else(PoisonError::into_inner);
-                let last: Vec<_> = said.iter().rev().take(10).collect();
-                return Err(Overdue(format!("the server does not listen; it said: {last:?}")).into());
+                bail!("the server does not listen; it said: {:?}", said.iter().rev().take(10).collect::<Vec<_>>());
             }
         };
         let fields: serde_json::Value = serde_json::from_str(&line)?;
@@ -163,25 +161,11 @@ pub fn get(url: &str) -> anyhow::Result<Vec<u8>> {
     Ok(response.body_mut().with_config().limit(MAX_BODY).read_to_vec()?)
 }
 
-/// Something that was not there in time: on a machine that stands still now and then, anything may be.
-#[derive(Debug)]
-pub struct Overdue(String);
-
-impl fmt::Display for Overdue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Overdue {}
-
-/// Looks for something until it is there; how long that took. [`Overdue`] if it is not there within the limit.
+/// Looks for something until it is there; how long that took.
 pub fn wait_for(what: &str, limit: Duration, mut look: impl FnMut() -> bool) -> anyhow::Result<Duration> {
     let begun = Instant::now();
     while !look() {
-        if begun.elapsed() >= limit {
-            return Err(Overdue(format!("{what}: not within {} s", limit.as_secs())).into());
-        }
+        anyhow::ensure!(begun.elapsed() < limit, "{what}: not within {} s", limit.as_secs());
         // The pace of the looks: what decides is the condition, and the limit.
         std::thread::sleep(POLL);
     }

@@ -14,6 +14,7 @@ pub use breaker::ASK_AGAIN;
 use crate::archive::Archive;
 use breaker::Breaker;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -25,7 +26,7 @@ use thiserror::Error;
 const THREADS: usize = 4;
 /// Jobs that may wait: two for each of [`crate::registry::MAX_STREAMS`].
 const MAX_QUEUED: usize = 8192;
-/// A job that takes longer is hung: its thread is given up.
+/// A job that takes longer without an answer of storage is hung: its thread is given up.
 pub const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// Threads that may be lost to hung jobs before no more are started.
 const MAX_LOST: usize = 32;
@@ -37,6 +38,21 @@ const MAX_SCRUBBED: u32 = 100;
 pub struct Busy;
 
 type Job = Box<dyn FnOnce(&dyn Archive) + Send>;
+
+thread_local! {
+    /// The worker this thread is, if it is one.
+    static WORKER: RefCell<Option<Arc<Worker>>> = const { RefCell::new(None) };
+}
+
+/// Says that the job of this thread goes on: what it has asked storage so far was answered. One that reads what there is of
+/// everything takes long on large archives, and does not hang.
+pub(crate) fn goes_on() {
+    WORKER.with_borrow(|worker| {
+        if let Some(worker) = worker {
+            locked(&worker.busy).since = Some(Instant::now());
+        }
+    });
+}
 
 /// When finished writes count as durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,7 +206,10 @@ impl Disk {
     fn start_worker(&self) -> io::Result<()> {
         let worker = Arc::new(Worker::default());
         let (mine, queue, archive) = (worker.clone(), self.queue.clone(), self.archive.clone());
-        thread::Builder::new().name("disk".to_owned()).spawn(move || work(&mine, &queue, &*archive))?;
+        thread::Builder::new().name("disk".to_owned()).spawn(move || {
+            WORKER.set(Some(mine.clone()));
+            work(&mine, &queue, &*archive);
+        })?;
         locked(&self.workers).push(worker);
         Ok(())
     }
@@ -262,6 +281,29 @@ mod tests {
         disk.submit(move |archive| done.send(archive.probe().is_ok()).expect("test waits")).expect("room");
         assert_eq!(finished.recv_timeout(Duration::from_secs(10)), Ok(true));
         drop(release);
+    }
+
+    #[test]
+    fn a_job_that_takes_long_and_goes_on_does_not_hang() {
+        let (_directory, disk) = disk();
+        let (tell, told) = sync_channel::<()>(0);
+        let (done, went) = sync_channel(0);
+        disk.submit(move |_| {
+            while told.recv().is_ok() {
+                let before = Instant::now();
+                goes_on();
+                done.send(before).expect("test waits");
+            }
+        })
+        .expect("room");
+        for _ in 0..3 {
+            tell.send(()).expect("it waits");
+            let at = went.recv().expect("it goes on");
+            assert_eq!(disk.check(at + HUNG_AFTER).hung, 0, "however long ago it began");
+        }
+        assert_eq!(disk.check(Instant::now() + HUNG_AFTER + Duration::from_secs(1)).hung, 1, "it goes on no more");
+        // Another thread has no job.
+        goes_on();
     }
 
     #[test]

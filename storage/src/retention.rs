@@ -40,21 +40,31 @@ impl Reason {
     }
 }
 
+/// What came of a recording that has to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It went.
+    Gone,
+    /// It did not, and takes its room: others go instead.
+    Stays,
+    /// It was not tried, because nothing can be removed where it is: what is elsewhere does not go instead.
+    Untried,
+}
+
 impl Limits {
     /// Whether nothing is limited.
     pub fn are_none(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Has the recordings removed that have to go, oldest first, until `remove` breaks off. It says whether one went: one
-    /// that did not takes its room, and others go instead. One without an end is live, or will be given its end when its
+    /// Has the recordings removed that have to go, oldest first, until `remove` breaks off. One without an end is live, or will be given its end when its
     /// archive is well; it counts and does not go.
     pub fn enforce(
         &self,
         records: &[SessionRecord],
         free: u64,
         now_ms: i64,
-        mut remove: impl FnMut(&SessionRecord, Reason) -> ControlFlow<(), bool>,
+        mut remove: impl FnMut(&SessionRecord, Reason) -> ControlFlow<(), Fate>,
     ) {
         let mut ended: Vec<_> = records.iter().filter_map(|record| Some((record.ended_at_ms?, record))).collect();
         ended.sort_by_key(|(at, record)| (*at, &record.id));
@@ -71,9 +81,11 @@ impl Limits {
                 // Those that follow ended later.
                 break;
             };
-            let ControlFlow::Continue(is_gone) = remove(record, reason) else { break };
-            if is_gone {
+            let ControlFlow::Continue(fate) = remove(record, reason) else { break };
+            if fate != Fate::Stays {
                 total = total.saturating_sub(record.size());
+            }
+            if fate == Fate::Gone {
                 free = free.saturating_add(record.size());
             }
         }
@@ -107,7 +119,7 @@ mod tests {
         let mut gone = Vec::new();
         limits.enforce(&records(), free, 5 * HOUR_MS, |record, reason| {
             gone.push((record.id.session.clone(), reason));
-            ControlFlow::Continue(true)
+            ControlFlow::Continue(Fate::Gone)
         });
         gone
     }
@@ -126,12 +138,16 @@ mod tests {
         assert_eq!(gone(Limits { bytes: Some(0), ..limits }, 0), of(&["1", "2", "3", "4"], Reason::Size));
         assert_eq!(gone(Limits { free: Some(3 * GIB), ..limits }, 2 * GIB), of(&["1"], Reason::Free));
         // The first cannot be removed: it takes its room, and another one goes.
-        let (mut tried, two_gone) = (Vec::new(), Limits { bytes: Some(3 * GIB), ..limits });
-        two_gone.enforce(&records(), 0, 5 * HOUR_MS, |record, _| {
-            tried.push(record.id.session.clone());
-            ControlFlow::Continue(record.id.session != "1")
-        });
-        assert_eq!(tried, ["1", "2", "3"]);
+        let tried = |first: Fate| {
+            let (mut tried, two_gone) = (Vec::new(), Limits { bytes: Some(3 * GIB), ..limits });
+            two_gone.enforce(&records(), 0, 5 * HOUR_MS, |record, _| {
+                tried.push(record.id.session.clone());
+                ControlFlow::Continue(if record.id.session == "1" { first } else { Fate::Gone })
+            });
+            tried
+        };
+        assert_eq!(tried(Fate::Stays), ["1", "2", "3"]);
+        assert_eq!(tried(Fate::Untried), ["1", "2"], "nothing goes instead");
         let all = Limits { age, bytes: Some(3 * GIB), free: Some(GIB) };
         assert_eq!(gone(all, 0), of(&["1", "2"], Reason::Age));
     }

@@ -36,13 +36,6 @@ pub struct Recorded {
     pub fits: bool,
 }
 
-impl Recorded {
-    /// What is listed is there, with the bytes viewers got.
-    fn is_right(&self) -> bool {
-        self.same > 0 && self.different.is_empty() && self.absent.is_empty()
-    }
-}
-
 /// What was observed of one stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Observed {
@@ -72,8 +65,10 @@ pub struct Observed {
     pub session_changed: bool,
     /// Seconds after the fault until the archive was whole; none if it was not while somebody looked.
     pub healed_after: Option<f64>,
-    /// How long that may take, seconds.
+    /// How long that may take, seconds, with what the machine stood still meanwhile.
     pub heal_within: f64,
+    /// How long it was looked at after the fault, seconds.
+    pub looked_for: f64,
     /// The recording, where there is one to be compared.
     pub recorded: Option<Recorded>,
     /// What hls.js made of it, where it played.
@@ -100,6 +95,7 @@ impl Observed {
             session_changed: false,
             healed_after: Some(0.0),
             heal_within: HEALED.as_secs_f64(),
+            looked_for: 0.0,
             recorded: None,
             played: None,
             late: None,
@@ -148,11 +144,11 @@ impl Observed {
         check(!self.disconnected, "the publisher was disconnected".into());
         check(!self.session_changed, "the session or its published-at changed".into());
         let unhealed = "the archive was not whole again".to_owned();
-        // It is looked at for a while only. Where the recording is right, storage takes what it is given again, and nobody can tell
-        // late from never: on a machine that stood still it is void, in the last try broken.
-        let is_recorded = self.recorded.as_ref().is_some_and(Recorded::is_right);
-        check(self.healed_after.is_some(), if is_recorded { Broken::Late(unhealed) } else { unhealed.into() });
         let (after, within) = (self.healed_after.unwrap_or_default(), self.heal_within);
+        // It is looked at for as long as viewers watch: where the machine stood still for much of that nobody can tell late
+        // from never.
+        let may_be_late = self.looked_for < within;
+        check(self.healed_after.is_some(), if may_be_late { Broken::Late(unhealed) } else { unhealed.into() });
         let sentence = format!("the archive was whole again after {after:.1} s, allowed are {within:.1}");
         check(after <= within, Broken::Late(sentence));
         if let Some(sentence) = self.played.as_ref().and_then(Played::broken) {
@@ -240,6 +236,7 @@ mod tests {
             session_changed: false,
             healed_after: Some(3.0),
             heal_within: 10.0,
+            looked_for: 14.0,
             recorded: Some(Recorded { same: 20, ..Recorded::default() }),
             late: None,
             played: Some(Played { played_s: 30.0, ..Played::default() }),
@@ -303,11 +300,8 @@ mod tests {
             |longest_wait, findings| Observed { longest_wait, findings, generator_lag: 0.5, ..kept() }.broken();
         assert_eq!(waited(3.4, vec![finding.clone()]), []);
         assert!(matches!(&waited(4.0, vec![finding])[..], [Broken::Late(_)]));
-        let unhealed = |recorded| Observed { healed_after: None, recorded, ..kept() }.broken();
-        assert!(unhealed(kept().recorded).iter().all(Broken::is_late));
-        for recorded in [None, Some(Recorded { different: vec!["a".to_owned()], ..kept().recorded.expect("one") })] {
-            assert!(unhealed(recorded).iter().any(|broken| !broken.is_late()), "nobody shows that it was only late");
-        }
+        let unhealed = |looked_for| Observed { healed_after: None, looked_for, ..kept() }.broken();
+        assert_eq!([9.9, 10.0].map(|looked_for| unhealed(looked_for)[0].is_late()), [true, false]);
         assert!(kept().struck > 0 && Observed { struck: 0, must_strike: false, ..kept() }.broken().is_empty());
     }
 

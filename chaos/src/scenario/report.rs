@@ -3,7 +3,6 @@
 use super::judge::{Answers, Observed};
 use crate::bench::machine;
 use crate::broken::{Broken, sentences};
-use crate::server::Overdue;
 use crate::standstill::{self, Stood, Void};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -62,10 +61,8 @@ impl Outcome {
 
     /// Of a scenario that could not be played to its end.
     pub fn failed(error: &anyhow::Error) -> Self {
-        let sentence = format!("{error:#}");
-        let broken = if error.is::<Overdue>() { Broken::Late(sentence) } else { Broken::Wrong(sentence) };
-        let text = "It could not be played to its end.".to_owned();
-        Self { told: vec![Told { text, figures: serde_json::Value::Null, broken: vec![broken] }], ..Self::default() }
+        let (text, broken) = ("It could not be played to its end.".to_owned(), vec![format!("{error:#}").into()]);
+        Self { told: vec![Told { text, figures: serde_json::Value::Null, broken }], ..Self::default() }
     }
 
     /// Whether it is not only that something was late on a machine that is to blame.
@@ -122,7 +119,7 @@ impl Section {
         let mut text = String::new();
         section(&mut text, name, &format!("{what}. Played until {ended}"), outcome);
         let stood = outcome.stood.map_or_else(|| "nobody could look how late the machine was".to_owned(), Stood::told);
-        let of = |broken: &Broken| format!("{name}: {broken} ({}; {stood})", broken.kind());
+        let of = |broken: &Broken| format!("{name}: {broken} (meanwhile: {stood})");
         let (broken, judged) = (outcome.broken().iter().map(of).collect(), outcome.could_be_judged());
         Ok(Self { name: name.to_owned(), ended, broken, judged, text, outcome: serde_json::to_value(outcome)? })
     }
@@ -231,19 +228,6 @@ fn table(text: &mut String, rows: &[Row]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::wait_for;
-    use anyhow::Context;
-
-    #[test]
-    fn what_could_not_be_played_is_late_if_something_was_not_there_in_time() {
-        let not_there = wait_for("a stream", Duration::ZERO, || false).context("the show").expect_err("it never is");
-        for (error, late) in [(not_there, true), (anyhow::anyhow!("no such file"), false)] {
-            let sentence = format!("{error:#}");
-            let broken = Outcome::failed(&error).broken();
-            assert!(broken.len() == 1 && broken[0].is_late() == late, "{broken:?}");
-            assert_eq!(broken[0].to_string(), sentence);
-        }
-    }
 
     #[test]
     fn what_was_judged_in_parts_is_not_judged_again() {

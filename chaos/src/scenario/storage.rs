@@ -244,17 +244,20 @@ impl Stage {
             // The pace of the looks; how long faults last is measured by the clock.
             std::thread::sleep(POLL);
         }
+        let looked = begun.elapsed();
         let all = self.places.iter().zip(cells).zip(over.into_iter().zip(healed));
         all.map(|((place, cell), (over, healed))| {
             let lasted = over.unwrap_or(time);
             let heals = begun + lasted;
             // What the machine stood still meanwhile is on top of what is allowed.
-            let stood = standstill::within(heals, heals + healed.unwrap_or_default());
+            let looked_for = looked.saturating_sub(lasted);
+            let stood = standstill::within(heals, heals + healed.unwrap_or(looked_for));
             Ok(Observed {
                 must_strike: true,
                 struck: if matches!(cell.fault, Fault::Rule(_)) { place.struck()? } else { 1 },
                 fault_seconds: lasted.as_secs_f64(),
                 healed_after: healed.map(|healed| healed.as_secs_f64()),
+                looked_for: looked_for.as_secs_f64(),
                 heal_within: (Observed::heal_limit(lasted, TARGET) + stood).as_secs_f64(),
                 ..Observed::undisturbed(cell.name.clone(), TARGET)
             })

@@ -1,6 +1,7 @@
 //! Lists of recordings: page by page, or all.
 
 use super::{DIRECTORY, Recordings, apps, names, streams};
+use crate::disk;
 use crate::name::StreamName;
 use crate::recording::{RecordingId, SessionRecord};
 use std::fs;
@@ -56,6 +57,7 @@ impl Recordings {
                     if records.len() >= limit {
                         return Ok(records);
                     }
+                    disk::goes_on();
                     // One that cannot be read now keeps nobody from the others; it is among the errors that are counted.
                     records.extend(self.signs.wait("read", || self.read(&id)).ok().flatten());
                 }

@@ -27,8 +27,8 @@ const TICK: Duration = Duration::from_secs(30);
 
 /// Recordings that are removed in a step, at most: their records are all read for it, and their files go afterwards.
 const MAX_REMOVED: usize = 100;
-/// How long recordings are removed in a step, or found to be protected, of which there may be many: besides reading the
-/// records of all it must not look like storage that hangs.
+/// How long recordings are removed in a step, or found to be protected, of which there may be many: it must not look like
+/// storage that hangs.
 const REMOVED_FOR: Duration = Duration::from_secs(5);
 /// How long a step may take before another one is begun: it reads the records of all recordings, and on slow storage there
 /// may be tens of thousands. On storage that was replaced while it hung, retention goes on after that.

@@ -66,9 +66,9 @@ pub enum SyncPolicy {
 /// How a mount's threads are doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiskState {
-    /// Threads inside a job for longer than [`HUNG_AFTER`].
+    /// Threads inside a job, and without an answer of storage, for longer than [`HUNG_AFTER`].
     pub hung: usize,
-    /// Longest time a thread has been inside its job.
+    /// Longest time a thread has been inside its job without an answer.
     pub longest: Duration,
 }
 
@@ -90,7 +90,7 @@ struct Scrubbed {
     files: u32,
 }
 
-/// One thread: since when it is inside a job, and whether it was given up.
+/// One thread: since when it is inside a job, or its job last said that it goes on, and whether it was given up.
 #[derive(Default)]
 struct Worker {
     busy: Mutex<Busyness>,

@@ -5,9 +5,10 @@
 //! and with six; differences are what a stage costs in the steady state.
 
 use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
 use chaos::clip::Clip;
 use media::packager::{Output, Settings};
-use media::{Container, Entry, Intake, Packager, Segment};
+use media::{Container, Entry, Intake, Packager, Segment, pack};
 use rtmp::{ChunkReader, Message};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -99,9 +100,9 @@ impl Pipeline {
             _directory: directory,
         };
         this.log.open_epoch(1, 0, Instant::now());
-        this.receive(&set_chunk_size());
+        this.receive(&set_chunk_size().into());
         let headers = this.clip.headers.clone();
-        this.receive(&headers);
+        this.receive(&headers.into());
         Ok(this)
     }
 
@@ -110,9 +111,9 @@ impl Pipeline {
         for _ in 0..rounds {
             let mut tail = Vec::new();
             for slice in bytes.chunks(READ) {
-                tail.extend_from_slice(slice);
-                let used = self.receive(&tail);
-                tail.drain(..used);
+                let read = Bytes::from([&tail, slice].concat());
+                let used = self.receive(&read);
+                tail = read[used..].to_vec();
             }
             ensure!(tail.is_empty(), "the clip ends inside a message");
         }
@@ -120,11 +121,11 @@ impl Pipeline {
     }
 
     /// One read: what a session does, then what the segmenter and the archiver do with it.
-    fn receive(&mut self, bytes: &[u8]) -> usize {
+    fn receive(&mut self, bytes: &Bytes) -> usize {
         if self.depth < 1 {
             return bytes.len();
         }
-        let mut rest = bytes;
+        let mut rest = bytes.clone();
         let mut messages = Vec::new();
         while let Ok(Some(message)) = self.chunks.next(&mut rest) {
             messages.push(message);
@@ -149,6 +150,7 @@ impl Pipeline {
         if self.depth < 3 {
             return;
         }
+        pack(&mut entries);
         self.log.append(1, entries, Instant::now()).expect("the only epoch");
         let read = self.log.read(self.position, usize::MAX);
         for (position, entry) in read.entries {

@@ -6,7 +6,12 @@ use std::process::ExitCode;
 use steadycast::cli::{self, Cli, Command};
 use steadycast::config::Problem;
 use steadycast::{Config, EXIT_CONFIG, Listeners, config, demo, drain, export, logging, parent, run};
+use tikv_jemallocator::Jemalloc;
 use tracing::warn;
+
+/// It gives back what streams no longer hold; how it is set is in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -15,7 +15,8 @@ use crate::fault::Fault;
 use crate::publisher_lock::claims::Leaving;
 use crate::vitals::{Place, Vital, Vitals};
 use crate::{publisher_lock, rtmp_listener};
-use media::{Entry, Intake};
+use bytes::{Bytes, BytesMut};
+use media::{Entry, Intake, pack};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, DerivedActorRef};
 use rtmp::{Event, Refusal, ServerSession};
 use std::cell::RefCell;
@@ -40,11 +41,11 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_secs(2);
 /// Messages before a publish is accepted: encoders send about ten.
 const MAX_OPENING_MESSAGES: u64 = 500;
-/// Bytes read at once. One buffer a thread: a connection keeps only what it could not use yet.
+/// Bytes read at once. One buffer a thread: a connection keeps what it could not use yet, and copies of the media in it.
 const READ_BUFFER: usize = 128 << 10;
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BUFFER]);
+    static BUFFER: RefCell<BytesMut> = RefCell::default();
 }
 
 /// Messages to a session.
@@ -251,27 +252,38 @@ impl State {
     }
 
     async fn read_and_act(&mut self, myself: &ActorRef<Msg>) -> Result<(), End> {
-        let (events, failed) = self.read()?;
+        let mut buffer = BUFFER.take();
+        if buffer.is_empty() {
+            buffer = BytesMut::zeroed(READ_BUFFER);
+        }
+        let read = self.read(&mut buffer);
+        let whole = buffer.freeze();
+        let (events, failed) = match read? {
+            Some(length) => self.parse(&whole.slice(..length)),
+            None => (Vec::new(), None),
+        };
         self.act(myself, events).await?;
+        // The next one's, as nobody holds anything of it any more.
+        if let Ok(buffer) = whole.try_into_mut() {
+            BUFFER.set(buffer);
+        }
         failed.map_or(Ok(()), Err)
     }
 
-    /// Reads what is there behind the bytes kept from before, and parses it.
-    fn read(&mut self) -> Result<Parsed, End> {
-        BUFFER.with_borrow_mut(|buffer| {
-            let kept = self.tail.len();
-            buffer[..kept].copy_from_slice(&self.tail);
-            match self.socket.try_read(&mut buffer[kept..]) {
-                Ok(0) => Err(End::new("closed", "the peer closed the connection")),
-                Ok(length) => Ok(self.parse(&buffer[..kept + length])),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Vec::new(), None)),
-                Err(error) => Err(End::io(error)),
-            }
-        })
+    /// Reads what is there behind the bytes kept from before; how many there are then.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, End> {
+        let kept = self.tail.len();
+        buffer[..kept].copy_from_slice(&self.tail);
+        match self.socket.try_read(&mut buffer[kept..]) {
+            Ok(0) => Err(End::new("closed", "the peer closed the connection")),
+            Ok(length) => Ok(Some(kept + length)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(End::io(error)),
+        }
     }
 
     /// What came before a mistake counts; the mistake ends the connection afterwards.
-    fn parse(&mut self, bytes: &[u8]) -> Parsed {
+    fn parse(&mut self, bytes: &Bytes) -> Parsed {
         let new = bytes.len() - self.tail.len();
         let mut events = Vec::new();
         let failed = match self.protocol.receive(bytes, &mut events) {
@@ -327,7 +339,9 @@ impl State {
             grant.stream.log.looked(grant.epoch, Instant::now());
             return Ok(());
         }
-        let appended = grant.stream.log.append(grant.epoch, entries.drain(..), Instant::now());
+        pack(entries);
+        // Not kept for the next ones: there are none for as long as hundreds of others hold theirs.
+        let appended = grant.stream.log.append(grant.epoch, std::mem::take(entries), Instant::now());
         appended.map_err(|fenced| End::new("fenced", fenced.to_string()))
     }
 

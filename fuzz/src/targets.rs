@@ -1,6 +1,6 @@
 //! One function for each parser of network input. None may panic, whatever the bytes.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use media::packager::Settings;
 use media::{AacConfig, AvcConfig, Container, Entry, Intake, Packager};
 use rtmp::{ChunkReader, Event, ServerSession, amf0};
@@ -24,7 +24,7 @@ pub fn chunk_reader(data: &[u8]) {
     let (mut reader, mut kept) = (ChunkReader::default(), Vec::new());
     for piece in data.chunks(usize::from(cut) + 1) {
         kept.extend_from_slice(piece);
-        let mut rest = &kept[..];
+        let mut rest = Bytes::copy_from_slice(&kept);
         loop {
             match reader.next(&mut rest) {
                 Ok(Some(_)) => {}
@@ -44,11 +44,11 @@ pub fn amf0_reader(data: &[u8]) {
 /// Everything a peer may send after its handshake; publishing is always granted.
 pub fn server_session(data: &[u8]) {
     let mut session = ServerSession::after_handshake();
-    let mut rest = data;
+    let mut rest = Bytes::copy_from_slice(data);
     for _ in 0..64 {
         let mut events = Vec::new();
-        let Ok(used) = session.receive(rest, &mut events) else { return };
-        rest = &rest[used..];
+        let Ok(used) = session.receive(&rest, &mut events) else { return };
+        rest.advance(used);
         if !events.iter().any(|event| matches!(event, Event::Publish(_))) {
             break;
         }
@@ -59,7 +59,7 @@ pub fn server_session(data: &[u8]) {
 
 /// Everything a peer may send first.
 pub fn handshake(data: &[u8]) {
-    let _ = ServerSession::default().receive(data, &mut Vec::new());
+    let _ = ServerSession::default().receive(&Bytes::copy_from_slice(data), &mut Vec::new());
 }
 
 /// Decoder configurations.

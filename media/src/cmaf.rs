@@ -47,7 +47,7 @@ pub fn init(tracks: &Tracks) -> Bytes {
     let mut out = Vec::new();
     encode(&ftyp, &mut out);
     encode(&moov, &mut out);
-    out.into()
+    out.into_boxed_slice().into()
 }
 
 /// Appends one chunk: a movie fragment and its samples, the video samples first. `scratch` is empty.

@@ -20,5 +20,5 @@ pub mod timeline;
 pub use codec::{CodecError, aac::AacConfig, avc::AvcConfig};
 pub use intake::Intake;
 pub use packager::Packager;
-pub use sample::{Entry, Sample, TICKS_PER_SECOND, TrackKind, Tracks};
+pub use sample::{Entry, Sample, TICKS_PER_SECOND, TrackKind, Tracks, pack};
 pub use segment::{Container, Segment};

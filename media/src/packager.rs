@@ -8,6 +8,7 @@
 
 use crate::sample::{Entry, Sample, TICKS_PER_MS, TICKS_PER_SECOND, TrackKind, Tracks};
 use crate::segment::{Container, Continuity, Initialization, MAX_SEGMENT_BYTES, OpenSegment, Segment, TimedSample};
+use bytes::Bytes;
 
 mod gather;
 mod running;
@@ -325,6 +326,10 @@ impl Packager {
             self.close_pending(TrackKind::Audio, None);
         }
         let Phase::Running(running) = &mut self.phase else { return };
+        if let Some(audio) = &mut running.pending[TrackKind::Audio as usize] {
+            // It came with samples of the segment that ends here: their memory is to go with them.
+            audio.data = Bytes::copy_from_slice(&audio.data);
+        }
         running.start = Some(boundary);
         if let Some(open) = running.open.take() {
             done.push(Output::Segment(self.finish(open, boundary)));

@@ -2,6 +2,7 @@
 
 use crate::{AacConfig, AvcConfig};
 use bytes::Bytes;
+use memory::FINE;
 use std::sync::Arc;
 
 /// Ticks of the media clock in a second, as in MPEG-TS (ISO/IEC 13818-1).
@@ -73,6 +74,30 @@ impl Entry {
     }
 }
 
+/// Copies the media of entries out of what it came in, so that this can be used again: what came together goes together, at
+/// the latest with its segment. One may begin with any picture that decoding can start at; what is before that is apart.
+pub fn pack(entries: &mut [Entry]) {
+    let mut length = 0;
+    let together = entries.chunk_by_mut(|before, next| {
+        length += before.payload_len();
+        let apart = matches!(next, Entry::Sample(_)) && next.is_random_access() || length + next.payload_len() > FINE;
+        if apart {
+            length = 0;
+        }
+        !apart
+    });
+    for together in together {
+        let mut packed = Vec::with_capacity(together.iter().map(Entry::payload_len).sum());
+        samples(together).for_each(|sample| packed.extend_from_slice(&sample.data));
+        let mut packed = Bytes::from(packed);
+        samples(together).for_each(|sample| sample.data = packed.split_to(sample.data.len()));
+    }
+}
+
+fn samples(entries: &mut [Entry]) -> impl Iterator<Item = &mut Sample> {
+    entries.iter_mut().filter_map(|entry| if let Entry::Sample(sample) = entry { Some(sample) } else { None })
+}
+
 /// The tracks an initialization section describes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tracks {
@@ -96,5 +121,40 @@ impl Tracks {
         let video = self.video.iter().map(|config| config.codec_string());
         let audio = self.audio.iter().map(|config| config.codec_string());
         video.chain(audio).collect::<Vec<_>>().join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_is_the_same_and_no_longer_where_it_was_and_apart_where_a_segment_may_begin() {
+        let read = Bytes::from((0..60_u8).cycle().take(6000).collect::<Vec<_>>());
+        let sample = |kind, random_access, from: usize, to: usize| {
+            Entry::Sample(Sample { kind, dts: 0, composition: 0, random_access, data: read.slice(from..to) })
+        };
+        let mut entries = [
+            sample(TrackKind::Audio, true, 0, 10),
+            Entry::Discontinuity,
+            sample(TrackKind::Video, false, 10, 2000),
+            sample(TrackKind::Video, true, 2000, 5000),
+            sample(TrackKind::Audio, true, 5000, 5000),
+            sample(TrackKind::Audio, true, 5000, 6000),
+        ];
+        let data = |entries: &mut [Entry]| samples(entries).map(|sample| sample.data.clone()).collect::<Vec<_>>();
+        let before = data(&mut entries);
+        pack(&mut entries);
+        let after = data(&mut entries);
+        assert_eq!(before, after);
+        let places = |bytes: &[Bytes]| bytes.iter().map(|data| data.as_ptr().addr()).collect::<Vec<_>>();
+        let (was, is) = (read.as_ptr().addr()..read.as_ptr().addr() + read.len(), places(&after));
+        assert!(is.iter().all(|place| !was.contains(place)), "{is:?} in {was:?}");
+        assert_eq!([is[1] - is[0], is[4] - is[2]], [10, 3000], "what goes together lies together");
+        // Nobody holds the first part any more: the second one is on its own.
+        let second = after[2..].to_vec();
+        drop((after, entries, before));
+        assert!(second[0].len() == 3000 && second[2].len() == 1000);
+        pack(&mut []);
     }
 }

@@ -12,8 +12,8 @@ const PART_TARGET: i64 = TICKS_PER_SECOND / 2;
 /// Largest segment, bytes: ten seconds of 50 Mbit/s. A larger one is cut by force.
 pub const MAX_SEGMENT_BYTES: usize = 64 << 20;
 
-/// Samples of an open segment for which room is made at once: half a second of ordinary media.
-const STEP: usize = 48;
+/// Samples of an open segment for which room is made at once: a quarter of a second of ordinary media.
+const STEP: usize = 24;
 
 /// SHA-256 of a file viewers can fetch.
 pub type FileDigest = [u8; 32];
@@ -191,8 +191,8 @@ impl OpenSegment {
         self.part_end = if leads { end } else { self.part_end };
         self.size += sample.data.len() + mpegts::PACKET_LEN;
         if self.samples.len() == self.samples.capacity() {
-            // By steps while there are few, half as many again when there are many.
-            self.samples.reserve_exact(STEP.max(self.samples.len() / 2));
+            // By steps while there are few, a quarter as many again when there are many.
+            self.samples.reserve_exact(STEP.max(self.samples.len() / 4));
         }
         self.samples.push(timed);
         if leads && self.part_start.is_some_and(|start| end - start >= PART_TARGET) {

@@ -1,7 +1,6 @@
 //! Chunk reader (RTMP 1.0 section 5.3): chunks of interleaved chunk streams in, whole messages out.
 
-use bytes::Bytes;
-use memory::{Blocks, Large, MAX_WHOLE};
+use bytes::{Buf, Bytes};
 use thiserror::Error;
 
 /// Chunk size before the peer sets one (RTMP 1.0 section 5.4.1), bytes.
@@ -16,9 +15,6 @@ const MAX_PARTIAL_MESSAGES: usize = 2;
 pub const MAX_FIRST_MESSAGE: usize = 64 << 10;
 /// The timestamp field that says "see the extended timestamp" (RTMP 1.0 section 5.3.1.3).
 const EXTENDED: u32 = 0x00FF_FFFF;
-/// Message type ids of audio and video (RTMP 1.0 section 7.1.4).
-const AUDIO: u8 = 8;
-const VIDEO: u8 = 9;
 /// First allocation of a message. It grows as bytes arrive, so that little is allocated on a promise: to twice as much as
 /// there is, ...
 const FIRST_ALLOCATION: usize = 4096;
@@ -36,7 +32,7 @@ pub struct Message {
     pub type_id: u8,
     /// Message stream id.
     pub stream_id: u32,
-    /// The message's bytes.
+    /// The message's bytes; where they came in one chunk, a part of what was read.
     pub payload: Bytes,
 }
 
@@ -75,8 +71,6 @@ pub struct ChunkReader {
     open: Option<(usize, usize)>,
     partial_bytes: usize,
     max_message: usize,
-    /// Where audio and video messages lie.
-    blocks: Blocks,
 }
 
 #[derive(Debug)]
@@ -90,13 +84,7 @@ struct ChunkStream {
     type_id: u8,
     stream_id: u32,
     in_message: bool,
-    payload: Large,
-}
-
-/// A message's bytes: in the buffer that was read, or put together from several chunks.
-enum Payload<'a> {
-    Whole(&'a [u8]),
-    Assembled(Large),
+    payload: Vec<u8>,
 }
 
 /// A parsed chunk header and how many bytes it took.
@@ -113,7 +101,6 @@ impl Default for ChunkReader {
             open: None,
             partial_bytes: 0,
             max_message: MAX_FIRST_MESSAGE,
-            blocks: Blocks::default(),
         }
     }
 }
@@ -123,11 +110,11 @@ impl ChunkReader {
     ///
     /// `None` means that more bytes are needed: keep what is left of `input` (less than one chunk
     /// header, 18 bytes) in front of the next bytes. SetChunkSize and Abort are obeyed here and not returned.
-    pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Message>, ChunkError> {
+    pub fn next(&mut self, input: &mut Bytes) -> Result<Option<Message>, ChunkError> {
         loop {
             if self.open.is_none() {
                 let Some(header) = self.read_header(input)? else { return Ok(None) };
-                *input = &input[header.length..];
+                input.advance(header.length);
                 self.begin_chunk(header.index)?;
             }
             let Some(message) = self.read_payload(input)? else {
@@ -142,11 +129,6 @@ impl ChunkReader {
                 _ => return Ok(Some(message)),
             }
         }
-    }
-
-    /// Gives back the memory of media messages that nobody holds any more.
-    pub fn give_back(&mut self) {
-        self.blocks.give_back();
     }
 
     /// Lets messages be this long from now on, bytes.
@@ -164,25 +146,23 @@ impl ChunkReader {
         Ok(())
     }
 
-    /// Copies payload of the open chunk; the message, when this chunk completed it.
-    fn read_payload(&mut self, input: &mut &[u8]) -> Result<Option<Message>, ChunkError> {
+    /// Takes payload of the open chunk; the message, when this chunk completed it.
+    fn read_payload(&mut self, input: &mut Bytes) -> Result<Option<Message>, ChunkError> {
         let Some((index, wanted)) = self.open else { return Ok(None) };
         let taken = wanted.min(input.len());
         if self.partial_bytes + taken > MAX_PARTIAL_MESSAGES * self.max_message {
             return Err(ChunkError::TooManyPartialBytes);
         }
         let stream = &mut self.streams[index];
-        // Most messages arrive whole: they are copied once.
+        // Most messages arrive whole: they stay where they are.
         if taken == stream.length {
             self.open = None;
-            let payload = stream.hold(Payload::Whole(&input[..taken]), &mut self.blocks);
-            *input = &input[taken..];
-            return Ok(Some(stream.finish(payload)));
+            return Ok(Some(stream.finish(input.split_to(taken))));
         }
         let growth = if self.max_message > MAX_FIRST_MESSAGE { GROWTH } else { 2 };
         stream.append(&input[..taken], growth);
         self.partial_bytes += taken;
-        *input = &input[taken..];
+        input.advance(taken);
         if taken < wanted {
             self.open = Some((index, wanted - taken));
             return Ok(None);
@@ -193,8 +173,7 @@ impl ChunkReader {
         }
         self.partial_bytes -= stream.payload.len();
         let payload = std::mem::take(&mut stream.payload);
-        let payload = stream.hold(Payload::Assembled(payload), &mut self.blocks);
-        Ok(Some(stream.finish(payload)))
+        Ok(Some(stream.finish(payload.into())))
     }
 
     /// Parses one chunk header; `None` if `input` does not hold all of it.
@@ -241,7 +220,7 @@ impl ChunkReader {
             type_id: 0,
             stream_id: 0,
             in_message: false,
-            payload: Large::default(),
+            payload: Vec::new(),
         });
         Ok(self.streams.len() - 1)
     }
@@ -260,7 +239,7 @@ impl ChunkReader {
         let id = control_field(2, payload)?;
         if let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) {
             self.partial_bytes -= stream.payload.len();
-            stream.payload = Large::default();
+            stream.payload = Vec::new();
             stream.in_message = false;
         }
         Ok(())
@@ -318,21 +297,9 @@ impl ChunkStream {
         let (length, needed) = (self.payload.len(), self.payload.len() + bytes.len());
         if needed > self.payload.capacity() {
             let grown = needed.max(2 * length).max(MAX_GROWN.min(growth * length)).max(FIRST_ALLOCATION);
-            self.payload.grow(grown.min(self.length));
+            self.payload.reserve_exact(grown.min(self.length) - length);
         }
-        self.payload.put(bytes);
-    }
-
-    /// Messages with media are held for a while, and a publisher's together; others are soon gone. What was put
-    /// together from several chunks and is too long for a block stays where it is.
-    fn hold(&self, payload: Payload<'_>, blocks: &mut Blocks) -> Bytes {
-        let media = matches!(self.type_id, AUDIO | VIDEO);
-        match payload {
-            Payload::Whole(bytes) if media => blocks.hold(bytes),
-            Payload::Whole(bytes) => Bytes::copy_from_slice(bytes),
-            Payload::Assembled(bytes) if media && bytes.len() <= MAX_WHOLE => blocks.hold(bytes.as_ref()),
-            Payload::Assembled(bytes) => bytes.freeze(),
-        }
+        self.payload.extend_from_slice(bytes);
     }
 
     fn finish(&mut self, payload: Bytes) -> Message {

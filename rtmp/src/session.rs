@@ -96,16 +96,15 @@ impl ServerSession {
         Self { handshake: None, ..Self::default() }
     }
 
-    /// Reads `input`, appending events; the number of bytes used.
+    /// Reads `input`, appending events, whose media are parts of it; the number of bytes used.
     ///
     /// Bytes that were not used must come first in the next call. While a `publish` waits for its
     /// answer nothing is used.
-    pub fn receive(&mut self, input: &[u8], events: &mut Vec<Event>) -> Result<usize, SessionError> {
-        let mut rest = input;
-        self.chunks.give_back();
+    pub fn receive(&mut self, input: &Bytes, events: &mut Vec<Event>) -> Result<usize, SessionError> {
+        let mut rest = input.clone();
         if self.handshake.is_some() {
-            let Some(remaining) = self.shake_hands(rest)? else { return Ok(input.len()) };
-            rest = &input[input.len() - remaining..];
+            let Some(remaining) = self.shake_hands(&rest)? else { return Ok(input.len()) };
+            rest = input.slice(input.len() - remaining..);
         }
         while !matches!(self.phase, Phase::Asking(_)) {
             let before = rest.len();

@@ -53,15 +53,14 @@ impl Peer {
             MessagePayload { timestamp: RtmpTimestamp::new(1000), type_id, message_stream_id: 1, data: data.into() };
         let packet = self.serializer.serialize(&payload, true, false).expect("serializable");
         let mut events = Vec::new();
-        self.session.receive(&packet.bytes, &mut events)?;
+        self.session.receive(&packet.bytes.into(), &mut events)?;
         Ok(events)
     }
 
     /// Everything the server said, decoded.
     fn heard(&mut self) -> Vec<RtmpMessage> {
-        let bytes = self.session.take_output();
+        let mut rest = self.session.take_output().into();
         let mut reader = ChunkReader::default();
-        let mut rest = &bytes[..];
         let mut messages = Vec::new();
         while let Some(message) = reader.next(&mut rest).expect("valid chunks") {
             let payload = MessagePayload {
@@ -85,12 +84,12 @@ fn shaken_session() -> ServerSession {
     let mut client = Handshake::new(PeerType::Client);
     let mut to_server = client.generate_outbound_p0_and_p1().expect("handshake");
     for _ in 0..4 {
-        session.receive(&to_server, &mut Vec::new()).expect("handshake");
+        session.receive(&to_server.into(), &mut Vec::new()).expect("handshake");
         let to_client = session.take_output();
         match client.process_bytes(&to_client).expect("handshake") {
             HandshakeProcessResult::InProgress { response_bytes } => to_server = response_bytes,
             HandshakeProcessResult::Completed { response_bytes, .. } => {
-                session.receive(&response_bytes, &mut Vec::new()).expect("handshake");
+                session.receive(&response_bytes.into(), &mut Vec::new()).expect("handshake");
                 break;
             }
         }
@@ -119,10 +118,10 @@ fn nothing_is_read_until_publish_is_answered() {
     let mut peer = Peer::connected();
     peer.command("publish", 0.0, Amf0Value::Null, vec![text("show")]).expect("publish");
     let mut events = Vec::new();
-    assert_eq!(peer.session.receive(&[4, 0, 0, 0], &mut events).expect("waiting"), 0);
+    assert_eq!(peer.session.receive(&Bytes::from_static(&[4, 0, 0, 0]), &mut events).expect("waiting"), 0);
     peer.session.accept();
     assert!(peer.heard_text().contains("NetStream.Publish.Start"));
-    assert_eq!(peer.session.receive(&[4, 0, 0, 0], &mut events).expect("read"), 0);
+    assert_eq!(peer.session.receive(&Bytes::from_static(&[4, 0, 0, 0]), &mut events).expect("read"), 0);
 }
 
 #[test]
@@ -264,7 +263,7 @@ fn the_client_of_rml_rtmp_publishes() {
     to_server.extend(outbound(vec![client.request_connection("live".to_owned()).expect("connect")]).0);
     let (mut events, mut published) = (Vec::new(), false);
     for _ in 0..10 {
-        let used = session.receive(&to_server, &mut events).expect("valid");
+        let used = session.receive(&Bytes::copy_from_slice(&to_server), &mut events).expect("valid");
         to_server.drain(..used);
         if matches!(events.last(), Some(Event::Publish(_))) {
             session.accept();
@@ -311,7 +310,7 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
-        let _ = ServerSession::default().receive(&bytes, &mut Vec::new());
-        let _ = shaken_session().receive(&bytes, &mut Vec::new());
+        let _ = ServerSession::default().receive(&Bytes::copy_from_slice(&bytes), &mut Vec::new());
+        let _ = shaken_session().receive(&bytes.into(), &mut Vec::new());
     }
 }

@@ -18,8 +18,9 @@ pub struct Document {
 }
 
 impl Document {
-    pub(crate) fn new(text: impl Into<Bytes>) -> Self {
-        let bytes: Bytes = text.into();
+    pub(crate) fn new(text: impl Into<Vec<u8>>) -> Self {
+        // In memory that fits: it is held until the next one, or for a minute.
+        let bytes = Bytes::from(text.into().into_boxed_slice());
         Self { etag: hex(&Sha256::digest(&bytes)[..16]), bytes, gzip: OnceLock::new() }
     }
 

@@ -16,8 +16,8 @@ pub const MAX_BYTES: usize = 96 << 20;
 /// Most entries: 65 s at a thousand samples a second, six times the longest segment.
 pub const MAX_ENTRIES: usize = 65_536;
 
-/// Entries for which room is made at once: half a second of ordinary media.
-const STEP: usize = 48;
+/// Entries for which room is made at once: a quarter of a second of ordinary media.
+const STEP: usize = 24;
 
 /// The writer's epoch is over: another publisher holds the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -324,8 +324,8 @@ impl Ring {
         self.at_end.apply(&entry);
         self.bytes += entry.payload_len();
         if self.entries.len() == self.entries.capacity() {
-            // By steps while there are few, half as many again when there are many.
-            self.entries.reserve_exact(STEP.max(self.entries.len() / 2));
+            // By steps while there are few, a quarter as many again when there are many.
+            self.entries.reserve_exact(STEP.max(self.entries.len() / 4));
         }
         self.entries.push_back(entry);
         while self.bytes > MAX_BYTES || self.entries.len() > MAX_ENTRIES {

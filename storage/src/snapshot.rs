@@ -204,9 +204,11 @@ impl Snapshot {
         files.map(|file| (file.name.as_str(), file)).collect()
     }
 
-    /// Bytes of all files that can be fetched.
+    /// Bytes of all that can be fetched: files, playlists and digests.
     pub fn held_bytes(&self) -> usize {
-        self.files().values().map(|file| file.bytes.len()).sum()
+        let documents = [&self.media_playlist, &self.multivariant, &self.digests];
+        let documents: usize = documents.iter().map(|document| document.bytes.len()).sum();
+        documents + self.files().values().map(|file| file.bytes.len()).sum::<usize>()
     }
 
     /// The next state: `segments` appended, old ones expired, playlists rendered anew.

@@ -4,11 +4,13 @@
 //! into and written back later for nobody. And an error of storage is then the answer to the write that met it,
 //! not to some later sync.
 
+use bytes::Bytes;
 use memory::{ALIGNMENT, Content};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,19 +35,18 @@ impl Direct {
     /// Creates a file, or empties the one that is there, and writes `content` into it.
     pub fn create(&self, path: &Path, content: &Content) -> io::Result<()> {
         if !self.suits(content) {
-            return write_all(&File::create(path)?, &mut slices(content));
+            return write_all(&File::create(path)?, &mut slices(content, 0..content.len()));
         }
         let file = match open_direct(path) {
             Err(error) if is_refusal(&error) => {
                 self.refused.store(true, Ordering::Relaxed);
-                return write_all(&File::create(path)?, &mut slices(content));
+                return write_all(&File::create(path)?, &mut slices(content, 0..content.len()));
             }
             opened => opened?,
         };
         // What lies beyond the last whole block of the file system goes the ordinary way.
         let blocks = content.len() / FILE_BLOCK * FILE_BLOCK;
-        let (whole, rest) = (content.slice(0..blocks), content.slice(blocks..content.len()));
-        let mut whole = slices(&whole);
+        let mut whole = slices(content, 0..blocks);
         let (slices_of_whole, mut left) = (whole.len(), &mut whole[..]);
         let written = write_slices(&file, &mut left);
         fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::DIRECT)?;
@@ -58,17 +59,18 @@ impl Direct {
             }
             written => written?,
         }
-        write_all(&file, &mut slices(&rest))
+        write_all(&file, &mut slices(content, blocks..content.len()))
     }
 
     /// Whether the file is large and lies in memory as devices demand.
     fn suits(&self, content: &Content) -> bool {
-        let pieces = content.pieces();
-        let but_last = &pieces[..pieces.len().saturating_sub(1)];
+        let Some((last, but_last)) = content.pieces().split_last() else { return false };
+        let is_aligned = |piece: &Bytes| piece.as_ptr().addr().is_multiple_of(ALIGNMENT);
         content.len() >= MIN_DIRECT
             && !self.refused.load(Ordering::Relaxed)
-            && pieces.iter().all(|piece| piece.as_ptr().addr().is_multiple_of(ALIGNMENT))
-            && but_last.iter().all(|piece| piece.len().is_multiple_of(ALIGNMENT))
+            && but_last.iter().all(|piece| is_aligned(piece) && piece.len().is_multiple_of(ALIGNMENT))
+            // One that is shorter than a block goes the ordinary way.
+            && (is_aligned(last) || last.len() < FILE_BLOCK)
     }
 }
 
@@ -85,11 +87,19 @@ fn is_refusal(error: &io::Error) -> bool {
 
 /// Writes contents over what a file holds, from its start.
 pub fn overwrite(file: &File, content: &Content) -> io::Result<()> {
-    write_all(file, &mut slices(content))
+    write_all(file, &mut slices(content, 0..content.len()))
 }
 
-fn slices(content: &Content) -> Vec<IoSlice<'_>> {
-    content.pieces().iter().map(|piece| IoSlice::new(piece)).collect()
+/// What of the content's pieces lies within `range`.
+fn slices(content: &Content, range: Range<usize>) -> Vec<IoSlice<'_>> {
+    let mut at = 0;
+    let slices = content.pieces().iter().map(|piece| {
+        let within = |position: usize| position.saturating_sub(at).min(piece.len());
+        let slice = IoSlice::new(&piece[within(range.start)..within(range.end)]);
+        at += piece.len();
+        slice
+    });
+    slices.filter(|slice| !slice.is_empty()).collect()
 }
 
 fn write_all(file: &File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
@@ -133,7 +143,6 @@ pub fn make_way(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
     fn pattern(length: usize) -> Vec<u8> {
         (0..length).map(|n| (n * 7 + n / 251) as u8).collect()

@@ -59,7 +59,7 @@ impl State {
                     entries: Vec::new(),
                     meter: Meter::starting(Instant::now(), self.max_bitrate),
                 });
-                let kept = std::mem::take(&mut self.tail);
+                let kept = std::mem::take(&mut self.tail).into();
                 let (events, failed) = self.parse(&kept);
                 self.act(myself, events).await?;
                 failed.map_or(Ok(()), Err)?;

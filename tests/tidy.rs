@@ -64,7 +64,7 @@ fn arrows_point_one_way() {
         ("delivery", &["storage", "memory"]),
         ("storage", &["media", "memory"]),
         ("media", &["memory"]),
-        ("rtmp", &["memory"]),
+        ("rtmp", &[]),
         ("memory", &[]),
         ("chaos", &[]),
     ]);

@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use media::{Entry, Intake, pack};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, DerivedActorRef};
 use rtmp::{Event, Refusal, ServerSession};
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ const MAX_OPENING_MESSAGES: u64 = 500;
 const READ_BUFFER: usize = 128 << 10;
 
 thread_local! {
-    static BUFFER: RefCell<BytesMut> = RefCell::default();
+    static BUFFER: Cell<BytesMut> = Cell::default();
 }
 
 /// Messages to a session.
@@ -258,26 +258,32 @@ impl State {
         }
         let read = self.read(&mut buffer);
         let whole = buffer.freeze();
-        let (events, failed) = match read? {
-            Some(length) => self.parse(&whole.slice(..length)),
-            None => (Vec::new(), None),
+        let acted = match read {
+            Ok(length) => self.parse_and_act(myself, whole.slice(..length)).await,
+            Err(end) => Err(end),
         };
-        self.act(myself, events).await?;
-        // The next one's, as nobody holds anything of it any more.
+        // The next one's. Who holds a part of it holds all of it.
+        debug_assert!(whole.is_unique(), "something of a read was not copied");
         if let Ok(buffer) = whole.try_into_mut() {
             BUFFER.set(buffer);
         }
+        acted
+    }
+
+    async fn parse_and_act(&mut self, myself: &ActorRef<Msg>, bytes: Bytes) -> Result<(), End> {
+        let (events, failed) = if bytes.is_empty() { (Vec::new(), None) } else { self.parse(&bytes) };
+        self.act(myself, events).await?;
         failed.map_or(Ok(()), Err)
     }
 
-    /// Reads what is there behind the bytes kept from before; how many there are then.
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, End> {
+    /// Reads what is there behind the bytes kept from before; how many there are then, none if nothing came.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, End> {
         let kept = self.tail.len();
         buffer[..kept].copy_from_slice(&self.tail);
         match self.socket.try_read(&mut buffer[kept..]) {
             Ok(0) => Err(End::new("closed", "the peer closed the connection")),
-            Ok(length) => Ok(Some(kept + length)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Ok(length) => Ok(kept + length),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(End::io(error)),
         }
     }
@@ -340,7 +346,7 @@ impl State {
             return Ok(());
         }
         pack(entries);
-        // Not kept for the next ones: there are none for as long as hundreds of others hold theirs.
+        // The list goes with them: it would be empty until the next read, with every publisher.
         let appended = grant.stream.log.append(grant.epoch, std::mem::take(entries), Instant::now());
         appended.map_err(|fenced| End::new("fenced", fenced.to_string()))
     }

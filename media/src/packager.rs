@@ -326,9 +326,9 @@ impl Packager {
             self.close_pending(TrackKind::Audio, None);
         }
         let Phase::Running(running) = &mut self.phase else { return };
-        if let Some(audio) = &mut running.pending[TrackKind::Audio as usize] {
+        for waiting in running.pending.iter_mut().flatten() {
             // It came with samples of the segment that ends here: their memory is to go with them.
-            audio.data = Bytes::copy_from_slice(&audio.data);
+            waiting.data = Bytes::copy_from_slice(&waiting.data);
         }
         running.start = Some(boundary);
         if let Some(open) = running.open.take() {

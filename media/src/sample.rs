@@ -2,7 +2,7 @@
 
 use crate::{AacConfig, AvcConfig};
 use bytes::Bytes;
-use memory::FINE;
+use memory::{MAX_PACKED, PAGE};
 use std::sync::Arc;
 
 /// Ticks of the media clock in a second, as in MPEG-TS (ISO/IEC 13818-1).
@@ -74,28 +74,49 @@ impl Entry {
     }
 }
 
-/// Copies the media of entries out of what it came in, so that this can be used again: what came together goes together, at
-/// the latest with its segment. One may begin with any picture that decoding can start at; what is before that is apart.
+/// Copies the media of entries out of what it came in, so that this can be used again: what came together goes together.
+///
+/// What one sample keeps the others of its pack keep, so nothing lies together of which a part may be dropped, or goes earlier:
+/// tracks lie apart, and so does what comes before a change of configurations, or before a picture that decoding can start at,
+/// which a segment may begin with. Samples that were put together from several chunks have memory of their own already.
 pub fn pack(entries: &mut [Entry]) {
-    let mut length = 0;
-    let together = entries.chunk_by_mut(|before, next| {
-        length += before.payload_len();
-        let apart = matches!(next, Entry::Sample(_)) && next.is_random_access() || length + next.payload_len() > FINE;
-        if apart {
-            length = 0;
+    let goes_on = |next: &Entry| matches!(next, Entry::Sample(_)) && !next.is_random_access();
+    for run in entries.chunk_by_mut(|before, next| matches!(before, Entry::Sample(_)) && goes_on(next)) {
+        for kind in [TrackKind::Video, TrackKind::Audio] {
+            let of_track = run.iter_mut().filter_map(|entry| match entry {
+                Entry::Sample(sample) if sample.kind == kind && !sample.data.is_unique() => Some(sample),
+                _ => None,
+            });
+            let mut left: &mut [&mut Sample] = &mut of_track.collect::<Vec<_>>();
+            while !left.is_empty() {
+                let (pack, later) = left.split_at_mut(how_many_fit(left.iter().map(|sample| sample.data.len())));
+                let mut bytes = Vec::with_capacity(pack.iter().map(|sample| sample.data.len()).sum());
+                pack.iter().for_each(|sample| bytes.extend_from_slice(&sample.data));
+                let mut bytes = Bytes::from(bytes);
+                pack.iter_mut().for_each(|sample| sample.data = bytes.split_to(sample.data.len()));
+                left = later;
+            }
         }
-        !apart
-    });
-    for together in together {
-        let mut packed = Vec::with_capacity(together.iter().map(Entry::payload_len).sum());
-        samples(together).for_each(|sample| packed.extend_from_slice(&sample.data));
-        let mut packed = Bytes::from(packed);
-        samples(together).for_each(|sample| sample.data = packed.split_to(sample.data.len()));
     }
 }
 
-fn samples(entries: &mut [Entry]) -> impl Iterator<Item = &mut Sample> {
-    entries.iter_mut().filter_map(|entry| if let Entry::Sample(sample) = entry { Some(sample) } else { None })
+/// How many of these lie together: all, or of as many as fit those that leave the least of a page empty.
+fn how_many_fit(lengths: impl ExactSizeIterator<Item = usize>) -> usize {
+    let all = lengths.len();
+    // What they leave empty, and how many they are.
+    let (mut together, mut best) = (0, (usize::MAX, 1));
+    for (before, length) in lengths.enumerate() {
+        together += length;
+        if together > MAX_PACKED {
+            return best.1;
+        }
+        if together <= MAX_PACKED / 2 {
+            best.1 = before + 1;
+        } else {
+            best = best.min((together.next_multiple_of(PAGE) - together, before + 1));
+        }
+    }
+    all
 }
 
 /// The tracks an initialization section describes.
@@ -127,34 +148,75 @@ impl Tracks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn sample(kind: TrackKind, random_access: bool, data: Bytes) -> Sample {
+        Sample { kind, dts: 0, composition: 0, random_access, data }
+    }
+
+    fn data(entries: Vec<Entry>) -> Vec<Bytes> {
+        let data = entries
+            .into_iter()
+            .filter_map(|entry| if let Entry::Sample(sample) = entry { Some(sample.data) } else { None });
+        data.collect()
+    }
+
+    /// Whether one sample ends where the other begins.
+    fn adjoin(samples: &[Bytes], one: usize, other: usize) -> bool {
+        samples[one].as_ptr().addr() + samples[one].len() == samples[other].as_ptr().addr()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_packed_is_what_it_was_and_nowhere_where_it_was(
+            parts in prop::collection::vec((0_usize..40_000, any::<bool>(), any::<bool>(), any::<bool>()), 0..40)
+        ) {
+            let read = Bytes::from((0..40_000_u32).map(|n| (n / 7) as u8).collect::<Vec<_>>());
+            let entry = |(length, video, random_access, is_sample)| {
+                let kind = if video { TrackKind::Video } else { TrackKind::Audio };
+                let data = read.slice(40_000 - length..);
+                if is_sample { Entry::Sample(sample(kind, random_access, data)) } else { Entry::Discontinuity }
+            };
+            let mut entries: Vec<Entry> = parts.into_iter().map(entry).collect();
+            let before = data(entries.clone());
+            pack(&mut entries);
+            let after = data(entries);
+            prop_assert_eq!(&before, &after);
+            drop(before);
+            prop_assert!(read.is_unique());
+        }
+    }
 
     #[test]
-    fn what_is_packed_is_the_same_and_no_longer_where_it_was_and_apart_where_a_segment_may_begin() {
-        let read = Bytes::from((0..60_u8).cycle().take(6000).collect::<Vec<_>>());
-        let sample = |kind, random_access, from: usize, to: usize| {
-            Entry::Sample(Sample { kind, dts: 0, composition: 0, random_access, data: read.slice(from..to) })
-        };
-        let mut entries = [
-            sample(TrackKind::Audio, true, 0, 10),
-            Entry::Discontinuity,
-            sample(TrackKind::Video, false, 10, 2000),
-            sample(TrackKind::Video, true, 2000, 5000),
-            sample(TrackKind::Audio, true, 5000, 5000),
-            sample(TrackKind::Audio, true, 5000, 6000),
-        ];
-        let data = |entries: &mut [Entry]| samples(entries).map(|sample| sample.data.clone()).collect::<Vec<_>>();
-        let before = data(&mut entries);
+    fn what_may_go_at_another_time_lies_apart() {
+        let read = Bytes::from(vec![5; 6000]);
+        let part = |kind, random_access| Entry::Sample(sample(kind, random_access, read.slice(..1000)));
+        let (video, key, audio) =
+            (part(TrackKind::Video, false), part(TrackKind::Video, true), part(TrackKind::Audio, true));
+        let mut entries =
+            [video.clone(), audio.clone(), video.clone(), audio.clone(), key, audio, Entry::Discontinuity, video];
         pack(&mut entries);
-        let after = data(&mut entries);
-        assert_eq!(before, after);
-        let places = |bytes: &[Bytes]| bytes.iter().map(|data| data.as_ptr().addr()).collect::<Vec<_>>();
-        let (was, is) = (read.as_ptr().addr()..read.as_ptr().addr() + read.len(), places(&after));
-        assert!(is.iter().all(|place| !was.contains(place)), "{is:?} in {was:?}");
-        assert_eq!([is[1] - is[0], is[4] - is[2]], [10, 3000], "what goes together lies together");
-        // Nobody holds the first part any more: the second one is on its own.
-        let second = after[2..].to_vec();
-        drop((after, entries, before));
-        assert!(second[0].len() == 3000 && second[2].len() == 1000);
-        pack(&mut []);
+        let samples = data(entries.to_vec());
+        let pairs = (0..samples.len()).flat_map(|one| (one + 1..7).map(move |other| (one, other)));
+        let together: Vec<_> = pairs.filter(|(one, other)| adjoin(&samples, *one, *other)).collect();
+        assert_eq!(together, [(0, 2), (1, 3)]);
+    }
+
+    #[test]
+    fn what_has_memory_of_its_own_stays_there() {
+        let own = Bytes::from(vec![7; 3000]);
+        let place = own.as_ptr();
+        let mut entries = [Entry::Sample(sample(TrackKind::Video, false, own))];
+        pack(&mut entries);
+        assert_eq!(data(entries.to_vec())[0].as_ptr(), place);
+    }
+
+    #[test]
+    fn what_lies_together_leaves_little_of_its_pages_empty_and_is_no_longer_than_it_may_be() {
+        let together = |lengths: &[usize]| how_many_fit(lengths.iter().copied());
+        assert_eq!(together(&[12_000, 5 * PAGE - 12_000, 5000, 7000, 6000]), 2, "five pages are full");
+        assert_eq!(together(&[12_000, 5 * PAGE - 12_000, 5000]), 3, "all of them fit");
+        assert_eq!(together(&[MAX_PACKED / 2, MAX_PACKED]), 1);
+        assert_eq!((together(&[MAX_PACKED + 1, 5]), together(&[0, MAX_PACKED, 5])), (1, 2));
     }
 }

@@ -1,10 +1,10 @@
 //! Files: what viewers fetch, put together in pieces of whole pages.
 //!
-//! Segments come in all sizes, some hundred streams' at once, and are held for half a minute. Each has its own pages, and what
-//! does not fill a page is allocated: nothing of one keeps memory of another.
+//! Segments come in all sizes, some hundred streams' at once, and are held for half a minute. Each has its own pages but for an
+//! end that fills none: nothing else of one keeps memory of another.
 
 use crate::Content;
-use crate::pages::{PAGE, fitting};
+use crate::pages::{MAX_PACKED, PAGE};
 use bytes::Bytes;
 
 /// All pieces of a file but the last have such lengths and, with the server's allocator, begin at such addresses: what direct
@@ -44,6 +44,9 @@ impl FileWriter {
             if self.open.len() == PIECE {
                 let full = std::mem::replace(&mut self.open, Vec::with_capacity(PIECE));
                 self.pieces.push(full.into());
+            } else if self.open.len() + bytes.len() > self.open.capacity() {
+                // More than was expected.
+                self.open.reserve_exact(PIECE - self.open.len());
             }
             let (now, later) = bytes.split_at((PIECE - self.open.len()).min(bytes.len()));
             self.open.extend_from_slice(now);
@@ -59,6 +62,12 @@ impl FileWriter {
         }
         self.pieces.into_iter().collect()
     }
+}
+
+/// Copies in memory that fits, in order: what fills pages, [`MAX_PACKED`] at most together, and what fills none.
+fn fitting(bytes: &[u8]) -> impl Iterator<Item = Bytes> {
+    let (whole, rest) = bytes.split_at(bytes.len() / PAGE * PAGE);
+    whole.chunks(MAX_PACKED).chain([rest]).map(Bytes::copy_from_slice)
 }
 
 /// A copy of bytes as a file.

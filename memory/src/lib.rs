@@ -1,5 +1,5 @@
-//! Bytes that are held for a while: samples until their segment is finished, segments until nobody may
-//! fetch them any more.
+//! Bytes that are held for a while: segments until nobody may fetch them any more, and lengths of memory for samples until their
+//! segment is finished.
 
 mod content;
 mod files;
@@ -7,4 +7,4 @@ mod pages;
 
 pub use content::Content;
 pub use files::{ALIGNMENT, FileWriter};
-pub use pages::FINE;
+pub use pages::{MAX_PACKED, PAGE};

@@ -20,8 +20,11 @@ const EXTENDED: u32 = 0x00FF_FFFF;
 const FIRST_ALLOCATION: usize = 4096;
 /// ... or, from who has been let in, to this many times as much, ...
 const GROWTH: usize = 8;
-/// ... as long as that is not more than this. A key frame is copied once or twice then, not five times.
+/// ... as long as that is not more than this. A key frame that comes in many chunks is moved once or twice then, not five times.
 const MAX_GROWN: usize = 256 << 10;
+/// What was read ends inside a message more often than not, with every publisher, and the rest comes with a later read: until
+/// then there is no room for it, unless so much is there already that a peer could have us copy it again and again.
+const MAX_SHRUNK: usize = 64 << 10;
 
 /// A whole RTMP message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +167,9 @@ impl ChunkReader {
         self.partial_bytes += taken;
         input.advance(taken);
         if taken < wanted {
+            if stream.payload.len() < MAX_SHRUNK {
+                stream.payload.shrink_to_fit();
+            }
             self.open = Some((index, wanted - taken));
             return Ok(None);
         }

@@ -39,7 +39,7 @@ fn compress(bytes: &Bytes) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     // Writing to memory cannot fail; an empty answer would be wrong, the plain one is never cached here.
     let _ = encoder.write_all(bytes);
-    encoder.finish().map(Bytes::from).unwrap_or_default()
+    encoder.finish().map(|compressed| compressed.into_boxed_slice().into()).unwrap_or_default()
 }
 
 /// Lower-case hexadecimal.

@@ -27,11 +27,6 @@ pub mod spool;
 pub mod window;
 mod write;
 
-/// The server's: segments lie in its memory as direct I/O demands.
-#[cfg(test)]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 pub use archive::{Archive, Ledger, Room};
 pub use hints::Hints;
 pub use live::{LiveStream, Publisher, Session};

@@ -21,6 +21,8 @@ const MIN_DIRECT: usize = 64 << 10;
 /// Direct writes end at a multiple of this, bytes: a block of usual file systems. What comes after then lies in a
 /// page of its own, which need not be read first.
 const FILE_BLOCK: usize = 4096;
+// So that a piece that is not aligned, which only the last one may be, lies beyond them.
+const _: () = assert!(ALIGNMENT.is_multiple_of(FILE_BLOCK));
 
 /// Suffix of directories that had the name of a file.
 const IN_THE_WAY: &str = ".directory";
@@ -143,6 +145,11 @@ pub fn make_way(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// The server's: segments lie in its memory as direct I/O demands.
+    #[global_allocator]
+    static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
     fn pattern(length: usize) -> Vec<u8> {
         (0..length).map(|n| (n * 7 + n / 251) as u8).collect()
@@ -152,7 +159,7 @@ mod tests {
     fn files_hold_what_was_written_whatever_their_length_and_however_they_lie_in_memory() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let direct = Direct::default();
-        for length in [0, 1, 511, 512, MIN_DIRECT - 1, MIN_DIRECT, MIN_DIRECT + 1, 200_000, 199_680, 1 << 20] {
+        for length in [0, 1, 511, 512, MIN_DIRECT - 1, MIN_DIRECT, MIN_DIRECT + 1, 100_001, 236_000, 245_760, 1 << 20] {
             let (path, expected) = (directory.path().join("file"), pattern(length));
             let aligned = Content::from(&expected[..]);
             let shifted: Content = aligned.slice(1..length).pieces().iter().cloned().collect();
@@ -169,14 +176,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn segments_lie_as_devices_demand() {
-        let direct = Direct::default();
-        for length in [MIN_DIRECT, 100_001, 70_000, 236_000] {
-            assert!(direct.suits(&Content::from(&pattern(length)[..])), "{length} bytes");
+    proptest! {
+        #[test]
+        fn segments_lie_as_devices_demand(length in MIN_DIRECT..500_000) {
+            prop_assert!(Direct::default().suits(&Content::from(&pattern(length)[..])));
         }
-        direct.refused.store(true, Ordering::Relaxed);
-        assert!(!direct.suits(&Content::from(&pattern(MIN_DIRECT)[..])));
+
+        #[test]
+        fn slices_of_a_range_are_what_slicing_the_content_gives(length in 0_usize..300_000, a in 0_usize..300_000, b in 0_usize..300_000) {
+            let content = Content::from(&pattern(length)[..]);
+            let range = a.min(b).min(length)..a.max(b).min(length);
+            let slices = slices(&content, range.clone());
+            prop_assert!(slices.iter().flat_map(|slice| slice.iter()).eq(content.slice(range).to_bytes().iter()));
+        }
     }
 
     #[test]

@@ -158,6 +158,24 @@ fn a_worker_that_is_killed_while_storage_hangs_is_replaced_although_storage_does
 }
 
 #[test]
+fn the_allocator_is_built_as_memory_was_measured_with() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_steadycast"))
+        .arg("--version")
+        .env("_RJEM_MALLOC_CONF", "stats_print:true")
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for option in
+        ["narenas: 1", "tcache_max: 1024", "dirty_decay_ms: 1000", "muzzy_decay_ms: 0", "cache_oblivious: false"]
+    {
+        assert!(
+            said.contains(&format!("opt.{option}")) || said.contains(&format!("config.{option}")),
+            "{option}: {said}"
+        );
+    }
+}
+
+#[test]
 fn one_process_has_an_archive() {
     let server = Server::start(&[]);
     let data = server.archived("show").ancestors().nth(3).expect("data directory").to_owned();

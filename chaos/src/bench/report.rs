@@ -6,6 +6,7 @@ use super::machine;
 use super::volume::Volume;
 use super::web::{self, Web};
 use anyhow::Context;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -103,9 +104,32 @@ fn clip_of_two_megabits(directory: &Path) -> anyhow::Result<PathBuf> {
     clip(&directory.join("large.flv"), "1900k", "96k")
 }
 
+/// KiB resident beyond what the process had before and what must be held; none if the server does not say what it holds.
+fn beyond(row: &Ingest) -> Option<f64> {
+    Some((row.resident as f64 - row.resident_before as f64 - row.held? as f64) / 1024.0)
+}
+
+/// What more streams cost, without what the process has for itself however many there are: a sentence for each contender that
+/// was measured with fewer and with more.
+fn further_streams(ingests: &[Ingest]) -> String {
+    let mut all: BTreeMap<&str, BTreeMap<usize, Vec<f64>>> = BTreeMap::new();
+    for row in ingests {
+        if let Some(beyond) = beyond(row) {
+            all.entry(&row.contender).or_default().entry(row.streams).or_default().push(beyond);
+        }
+    }
+    let sentences = all.into_iter().filter_map(|(contender, measured)| {
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let ((fewer, least), (more, most)) = (measured.first_key_value()?, measured.last_key_value()?);
+        let each = (mean(most) - mean(least)) / more.checked_sub(*fewer).filter(|further| *further > 0)? as f64;
+        Some(format!("{contender}: {each:.0} KiB beyond for each further stream, from {fewer} to {more}. "))
+    });
+    sentences.collect()
+}
+
 fn markdown(bench: &Bench, ingests: &[Ingest], webs: &[Web]) -> String {
     let mut text = format!(
-        "# Benchmarks\n\nWritten by `make bench`; run it again to repeat them.\n\nMachine: {}. Clip: 640x360, 30 frames a second, H.264 and AAC, 945 kbit/s, 2 s from key frame to key frame; segments of 2 s, 6 in the playlist; the archive on a fresh ext4 for each run (a loop device on the disk, the same for all), digests on. Each figure is of {} s after {} s of warm-up. Publishers begin at key frames spread over the clip, as different shows would. Contenders take turns; machines are noisy, so compare within a round. A run in which the machine was busier than 80 % is void and repeated. nginx: Debian's nginx-light and libnginx-mod-rtmp with [benches/nginx.conf](../benches/nginx.conf).\n\n## Publishing\n\n`ms` is user and system time of the whole process tree, in milliseconds for one second of one stream. `ratio` is to nginx-rtmp in the same round. `beyond` is resident memory a stream beyond what the process had before and the bytes it must hold (playlists' segments, expired ones that must stay fetchable, samples of the open one), as it says in `steadycast_stream_held_bytes`. `waits` counts how often a thread gave up its core. `late` is how late the load generator and the server's reading were at worst.\n\n| streams | who | ms | ratio | MiB resident | KiB beyond | waits a stream-second | busy | late, ms | disconnected | void |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "# Benchmarks\n\nWritten by `make bench`; run it again to repeat them.\n\nMachine: {}. Clip: 640x360, 30 frames a second, H.264 and AAC, 945 kbit/s, 2 s from key frame to key frame; segments of 2 s, 6 in the playlist; the archive on a fresh ext4 for each run (a loop device on the disk, the same for all), digests on. Each figure is of {} s after {} s of warm-up. Publishers begin at key frames spread over the clip, as different shows would. Contenders take turns; machines are noisy, so compare within a round. A run in which the machine was busier than 80 % is void and repeated. nginx: Debian's nginx-light and libnginx-mod-rtmp with [benches/nginx.conf](../benches/nginx.conf).\n\n## Publishing\n\n`ms` is user and system time of the whole process tree, in milliseconds for one second of one stream. `ratio` is to nginx-rtmp in the same round. `beyond` is resident memory a stream beyond what the process had before and the bytes it must hold (what viewers can fetch: playlists, digests, segments, expired ones that must stay fetchable; and samples of the open one), as it says in `steadycast_stream_held_bytes`. `waits` counts how often a thread gave up its core. `late` is how late the load generator and the server's reading were at worst.\n\n| streams | who | ms | ratio | MiB resident | KiB beyond | waits a stream-second | busy | late, ms | disconnected | void |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
         machine::description(),
         bench.window.as_secs(),
         WARM_UP.as_secs(),
@@ -117,9 +141,7 @@ fn markdown(bench: &Bench, ingests: &[Ingest], webs: &[Web]) -> String {
         }
         let ratio =
             nginx.filter(|(streams, _)| *streams == row.streams).map(|(_, ms)| format!("{:.2}", row.cpu_ms / ms));
-        let beyond = row
-            .held
-            .map(|held| (row.resident as f64 - row.resident_before as f64 - held as f64) / 1024.0 / row.streams as f64);
+        let beyond = beyond(row).map(|beyond| beyond / row.streams as f64);
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
@@ -138,6 +160,7 @@ fn markdown(bench: &Bench, ingests: &[Ingest], webs: &[Web]) -> String {
             row.void,
         );
     }
+    let _ = write!(text, "\n{}\n", further_streams(ingests));
     text.push_str("\n## Viewers\n\nOne publisher; wrk with one thread and 64 connections beside the server on the same cores. `µs` is user and system time of the server's process tree for a request.\n\n| who | segment, kB | µs a segment | ratio | segments a second | µs a playlist | ratio | playlists a second |\n|---|---|---|---|---|---|---|---|\n");
     let mut nginx: Option<&Web> = None;
     for row in webs {
@@ -160,4 +183,31 @@ fn markdown(bench: &Bench, ingests: &[Ingest], webs: &[Web]) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_further_stream_holds_is_told_without_what_the_process_has_for_itself() {
+        let row = |contender: &str, streams: usize, own: u64, each: u64, held: Option<u64>| Ingest {
+            contender: contender.to_owned(),
+            streams,
+            cpu_ms: 1.0,
+            resident_before: 9 << 20,
+            resident: (9 << 20) + own + streams as u64 * (each << 10) + held.unwrap_or(0),
+            held,
+            waits: 0.0,
+            busy: 0.1,
+            generator_lag_ms: 0,
+            server_lag_ms: 0,
+            disconnected: 0,
+            void: 0,
+        };
+        let ours = |streams, own| row("ours", streams, own, 100, Some(streams as u64 * 1000));
+        let rows = [ours(200, 5 << 20), ours(200, 7 << 20), ours(500, 6 << 20), row("nginx", 200, 0, 1, None)];
+        assert_eq!(further_streams(&rows), "ours: 100 KiB beyond for each further stream, from 200 to 500. ");
+        assert_eq!(further_streams(&rows[..2]), "", "with one count nothing is known");
+    }
 }

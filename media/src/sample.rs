@@ -89,11 +89,11 @@ pub fn pack(entries: &mut [Entry]) {
             });
             let mut left: &mut [&mut Sample] = &mut of_track.collect::<Vec<_>>();
             while !left.is_empty() {
-                let (pack, later) = left.split_at_mut(how_many_fit(left.iter().map(|sample| sample.data.len())));
-                let mut bytes = Vec::with_capacity(pack.iter().map(|sample| sample.data.len()).sum());
-                pack.iter().for_each(|sample| bytes.extend_from_slice(&sample.data));
-                let mut bytes = Bytes::from(bytes);
-                pack.iter_mut().for_each(|sample| sample.data = bytes.split_to(sample.data.len()));
+                let (together, later) = left.split_at_mut(how_many_fit(left.iter().map(|sample| sample.data.len())));
+                let mut copied = Vec::with_capacity(together.iter().map(|sample| sample.data.len()).sum());
+                together.iter().for_each(|sample| copied.extend_from_slice(&sample.data));
+                let mut copied = Bytes::from(copied);
+                together.iter_mut().for_each(|sample| sample.data = copied.split_to(sample.data.len()));
                 left = later;
             }
         }

@@ -122,9 +122,9 @@ fn further_streams(ingests: &[Ingest]) -> String {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let ((fewer, least), (more, most)) = (measured.first_key_value()?, measured.last_key_value()?);
         let each = (mean(most) - mean(least)) / more.checked_sub(*fewer).filter(|further| *further > 0)? as f64;
-        Some(format!("{contender}: {each:.0} KiB beyond for each further stream, from {fewer} to {more}. "))
+        Some(format!("{contender}: {each:.0} KiB beyond for each further stream, from {fewer} to {more}."))
     });
-    sentences.collect()
+    sentences.collect::<Vec<_>>().join(" ")
 }
 
 fn markdown(bench: &Bench, ingests: &[Ingest], webs: &[Web]) -> String {
@@ -207,7 +207,7 @@ mod tests {
         };
         let ours = |streams, own| row("ours", streams, own, 100, Some(streams as u64 * 1000));
         let rows = [ours(200, 5 << 20), ours(200, 7 << 20), ours(500, 6 << 20), row("nginx", 200, 0, 1, None)];
-        assert_eq!(further_streams(&rows), "ours: 100 KiB beyond for each further stream, from 200 to 500. ");
+        assert_eq!(further_streams(&rows), "ours: 100 KiB beyond for each further stream, from 200 to 500.");
         assert_eq!(further_streams(&rows[..2]), "", "with one count nothing is known");
     }
 }

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use supervisors::root;
 use tracing::error;
 
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often it looks: a fifth of the shortest time after which something is stuck.
+const LOOK: Duration = Duration::from_millis(200);
 /// A look that comes later than this says that the process itself did not run: it was stopped, or the machine slept.
 const SLEPT: Duration = Duration::from_secs(1);
 /// A report of which nothing came is made again after this.
@@ -68,6 +68,7 @@ impl Guard {
         }
         let stuck = self.health.stuck(now);
         gauge!("steadycast_stuck_actors").set(stuck.len() as f64);
+        let wedged = self.health.wedged(&stuck, now);
         self.reported.retain(|id, _| stuck.iter().any(|stuck| stuck.id == *id));
         for stuck in stuck.into_iter().filter(|stuck| !stuck.is_replaced) {
             // Said once. Told again where nothing came of it: who replaces it may have been replaced himself.
@@ -83,7 +84,6 @@ impl Guard {
             // A root that is gone ends the process by itself.
             let _ = self.root.send_message(root::Msg::Stuck(stuck));
         }
-        let wedged = self.health.wedged(now);
         if wedged.is_none() {
             self.service.alive(now);
             self.tell_parent(now);

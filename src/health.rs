@@ -91,7 +91,7 @@ impl Health {
         let stuck = self.stuck(now);
         let replaced = stuck.iter().all(|stuck| stuck.is_replaced);
         Report {
-            healthy: replaced && actors.max(delivery) < PULSE_LATE && self.wedged(now).is_none(),
+            healthy: replaced && actors.max(delivery) < PULSE_LATE && self.wedged(&stuck, now).is_none(),
             actors_idle_seconds: actors.as_secs_f64(),
             delivery_idle_seconds: delivery.as_secs_f64(),
             stuck: stuck.iter().map(Told::of).collect(),
@@ -111,10 +111,9 @@ impl Health {
         self.vitals.stuck(self.awake_since(), now)
     }
 
-    /// Whether the process cannot go on.
-    pub fn wedged(&self, now: Instant) -> Option<Wedged> {
+    /// Whether the process cannot go on, with these actors stuck.
+    pub fn wedged(&self, stuck: &[Stuck], now: Instant) -> Option<Wedged> {
         let (actors, delivery) = self.idle(now);
-        let stuck = self.stuck(now);
         let blocked = stuck.iter().filter(|stuck| stuck.blocks && stuck.time >= STUCK_AFTER).count();
         if blocked + 1 >= self.threads {
             Some(Wedged::Threads(blocked))
@@ -175,6 +174,10 @@ mod tests {
         }
     }
 
+    fn wedged(health: &Health, now: Instant) -> Option<Wedged> {
+        health.wedged(&health.stuck(now), now)
+    }
+
     #[test]
     fn a_runtime_that_runs_nothing_is_told_before_it_ends_the_process() {
         let directory = tempfile::tempdir().expect("temporary directory");
@@ -183,12 +186,12 @@ mod tests {
         let readiness = health.readiness(now);
         assert!(readiness.ready && readiness.storage["*"] == "full" && health.report(now).healthy);
         let late = now + PULSE_LATE + Duration::from_millis(10);
-        assert!(!health.report(late).healthy && !health.readiness(late).ready && health.wedged(late).is_none());
+        assert!(!health.report(late).healthy && !health.readiness(late).ready && wedged(&health, late).is_none());
         let gone = now + PULSE_GONE + Duration::from_millis(10);
-        assert_eq!(health.wedged(gone), Some(Wedged::Runtime("actors")));
+        assert_eq!(wedged(&health, gone), Some(Wedged::Runtime("actors")));
         // The process was stopped all the time, and has just gone on.
         health.woke(gone);
-        assert_eq!(health.wedged(gone), None);
+        assert_eq!(wedged(&health, gone), None);
         health.draining.store(true, Ordering::Relaxed);
         assert!(!health.readiness(now).ready);
     }
@@ -212,11 +215,11 @@ mod tests {
         let told = health.report(later).stuck;
         assert!(told.iter().all(|told| told.replaced && told.seconds >= 5.0), "{told:?}");
         // Of four threads two are left, and then one. (No heart beats here.)
-        assert_eq!(health.wedged(later), Some(Wedged::Runtime("actors")));
+        assert_eq!(wedged(&health, later), Some(Wedged::Runtime("actors")));
         busy.push(vitals[2].enter("Tick"));
         let later = beat_then(Duration::from_secs(6));
-        assert_eq!(health.wedged(later), Some(Wedged::Threads(3)));
+        assert_eq!(wedged(&health, later), Some(Wedged::Threads(3)));
         // Those that were blocked for less than an actor may be do not count.
-        assert_eq!(health.wedged(beat_then(Duration::from_secs(2))), None);
+        assert_eq!(wedged(&health, beat_then(Duration::from_secs(2))), None);
     }
 }

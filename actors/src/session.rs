@@ -202,6 +202,8 @@ pub struct State {
     protocol: ServerSession,
     /// Bytes read and not used yet, less than [`READ_BUFFER`].
     tail: Vec<u8>,
+    /// Events of the last read.
+    usual: usize,
     phase: Phase,
     /// What it asked to publish, for the log.
     asked: String,
@@ -222,6 +224,7 @@ impl State {
             waiting: Waiting { listener, id },
             protocol: ServerSession::default(),
             tail: Vec::new(),
+            usual: 0,
             phase: Phase::Opening,
             asked: String::new(),
             wants_to_read: false,
@@ -291,7 +294,8 @@ impl State {
     /// What came before a mistake counts; the mistake ends the connection afterwards.
     fn parse(&mut self, bytes: &Bytes) -> Parsed {
         let new = bytes.len() - self.tail.len();
-        let mut events = Vec::new();
+        // About as many as the last time.
+        let mut events = Vec::with_capacity(self.usual);
         let failed = match self.protocol.receive(bytes, &mut events) {
             Ok(used) => {
                 self.tail = bytes[used..].to_vec();
@@ -299,6 +303,7 @@ impl State {
             }
             Err(error) => Some(End::new("protocol", error.to_string())),
         };
+        self.usual = events.len();
         let messages = self.protocol.take_messages();
         let Phase::Publishing(Publishing { grant, meter, .. }) = &mut self.phase else {
             self.opening_messages += messages;
@@ -312,6 +317,9 @@ impl State {
     }
 
     async fn act(&mut self, myself: &ActorRef<Msg>, events: Vec<Event>) -> Result<(), End> {
+        if let Phase::Publishing(Publishing { entries, .. }) = &mut self.phase {
+            entries.reserve(events.len());
+        }
         for event in events {
             match event {
                 Event::Publish(request) => self.ask(myself, &request),

@@ -100,13 +100,13 @@ impl Vitals {
     /// Actors that have made no progress for too long. Time before `awake_since` does not count: the whole process did
     /// not run then.
     pub fn stuck(&self, awake_since: Instant, now: Instant) -> Vec<Stuck> {
-        let mut actors = lock(&self.actors);
-        actors.retain(|_, vital| vital.strong_count() > 0);
-        actors
-            .values()
-            .filter_map(Weak::upgrade)
-            .filter_map(|vital| vital.stuck(vital.limit(), awake_since, now))
-            .collect()
+        let mut stuck = Vec::new();
+        lock(&self.actors).retain(|_, vital| {
+            let Some(vital) = vital.upgrade() else { return false };
+            stuck.extend(vital.stuck(vital.limit(), awake_since, now));
+            true
+        });
+        stuck
     }
 
     /// Handlers that have run for so long, stuck or not yet.

@@ -16,10 +16,12 @@ use storage::snapshot::{DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST};
 use storage::{Archive, LiveStream, Mount, Recordings, Registry};
 use tokio::time::{Duration, Instant};
 
-/// How often the directory is looked at: whole listings are cheap for a window's few files.
+/// How often the names in the directory are looked at.
 const CHECK: Duration = Duration::from_secs(5);
-/// Every so many looks a segment is read back and compared with what is in memory. Reading costs storage as much as
-/// writing does.
+/// Every so many looks files are measured, too, and playlists read back; and at the next one if a look found something wrong.
+const MEASURE_EVERY: u64 = 2;
+/// Every so many looks, of those that measure, a segment is read back and compared with what is in memory. Reading costs
+/// storage as much as writing does.
 const SCRUB_EVERY: u64 = 4;
 /// Every so many looks inotify is asked to watch the directory, whatever it watched before: a minute.
 const WATCH_EVERY: u64 = 12;
@@ -99,6 +101,7 @@ impl Actor for Watcher {
             ticket: 0,
             in_flight: None,
             looks: 0,
+            is_suspect: false,
             hinted,
             is_watched: Arc::default(),
             _listening: listening,
@@ -134,6 +137,8 @@ pub struct State {
     ticket: u64,
     in_flight: Option<Instant>,
     looks: u64,
+    /// The last look failed, or found damage.
+    is_suspect: bool,
     /// A hint is on its way.
     hinted: Arc<AtomicBool>,
     /// inotify watches the directory, as far as is known.
@@ -158,6 +163,7 @@ impl State {
         let scrub = scrub.filter(|_| self.mount.disk.may_scrub(files, std::time::Instant::now()));
         let watch = self.looks % WATCH_EVERY == 1 || !self.is_watched.load(Ordering::Relaxed);
         let (hints, directory) = (self.mount.hints.clone(), self.mount.live_directory(&self.stream.name));
+        let measure = self.is_suspect || self.looks.is_multiple_of(MEASURE_EVERY);
         let (myself, ticket, stream) = (myself.clone(), self.ticket, self.stream.clone());
         let (is_watched, recordings) = (self.is_watched.clone(), self.mount.recordings.clone());
         let listing = self.mount.disk.submit(move |archive| {
@@ -165,7 +171,7 @@ impl State {
                 is_watched.store(hints.watch(&directory, std::time::Instant::now()), Ordering::Relaxed);
             }
             let believed = stream.ledger.files();
-            let looked = look(archive, &stream, scrub);
+            let looked = if measure { look(archive, &stream, scrub) } else { glance(archive, &stream, &believed) };
             let compared = looked.as_ref().ok().and_then(|look| look.compared.clone());
             let _ = myself.send_message(Msg::Looked(ticket, believed, looked));
             if stream.settings.record {
@@ -182,6 +188,7 @@ impl State {
         if ticket != self.ticket {
             return;
         }
+        self.is_suspect = true;
         let look = match result {
             Ok(look) => look,
             Err(error) => return events::watch_failed(&self.stream, &error),
@@ -194,13 +201,24 @@ impl State {
         for name in &damage.files {
             self.stream.ledger.forget(name);
         }
-        if damage.documents || !damage.files.is_empty() {
+        self.is_suspect = damage.documents || !damage.files.is_empty();
+        if self.is_suspect {
             // It may be another directory by now.
             self.is_watched.store(false, Ordering::Relaxed);
             self.stream.ledger.set_documents(None);
             events::archive_damaged(&self.stream, damage.files.len());
         }
     }
+}
+
+/// Looks which names are there: what has one is as long as it is believed to be.
+fn glance(archive: &dyn Archive, stream: &LiveStream, believed: &BTreeMap<String, u64>) -> io::Result<Look> {
+    let names = archive.names(&stream.name)?.into_iter();
+    let with_length = |name: String| {
+        let length = believed.get(&name).copied().unwrap_or(0);
+        (name, length)
+    };
+    Ok(Look { listed: names.map(with_length).collect(), ..Look::default() })
 }
 
 /// Looks at a stream's directory. `scrub` picks the segment that is read back.
@@ -289,6 +307,7 @@ mod tests {
     use bytes::Bytes;
     use media::packager::{Output, Settings};
     use media::{AacConfig, Container, Entry, Packager, Sample, TrackKind};
+    use storage::archive::LocalDirectory;
     use storage::continuity::Record;
     use storage::live::{LiveSettings, Session};
     use storage::{Numbers, Snapshot, StreamName};
@@ -342,6 +361,22 @@ mod tests {
         let adopted = LiveStream::new(stream.name.clone(), stream.settings, record.session(), adopted, 1);
         assert!(matches!(mend(&recordings, &adopted, Some(&segment.file.name)), (0, Ok(()))));
         assert!(std::fs::read(&path).expect("recorded") == whole);
+    }
+
+    #[test]
+    fn a_glance_sees_what_is_missing_and_a_look_what_is_truncated_too() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (archive, stream) = (LocalDirectory::at(directory.path()), stream());
+        let documents = [DIGESTS, MEDIA_PLAYLIST, MULTIVARIANT_PLAYLIST].map(|name| (name, 1));
+        let believed = files(&[&[("a", 5), ("b", 5), ("c", 5)][..], &documents].concat());
+        std::fs::create_dir_all(archive.live_directory(&stream.name)).expect("made");
+        for (name, length) in [("a", 5), ("b", 4), ("new", 9)].iter().chain(&documents) {
+            let file = std::fs::File::create(archive.live_directory(&stream.name).join(name)).expect("created");
+            file.set_len(*length).expect("as long as that");
+        }
+        let found = |look: io::Result<Look>| damage(&believed, &look.expect("looked")).files;
+        assert_eq!(found(glance(&archive, &stream, &believed)), ["c"]);
+        assert_eq!(found(look(&archive, &stream, None)), ["b", "c"]);
     }
 
     #[test]

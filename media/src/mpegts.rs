@@ -6,6 +6,7 @@ use crate::codec::avc::nal_type;
 use crate::sample::{TrackKind, Tracks};
 use crate::segment::TimedSample;
 use crate::{AacConfig, AvcConfig};
+use std::ops::Deref;
 
 /// Bytes of a transport stream packet.
 pub const PACKET_LEN: usize = 188;
@@ -35,6 +36,20 @@ struct Lead {
     pcr: Option<i64>,
 }
 
+/// Bytes of a field of one or the other length, the longer at most `N`.
+struct Field<const N: usize> {
+    bytes: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Deref for Field<N> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
 impl Muxer {
     /// PAT and PMT, due at the start of every segment (RFC 8216 section 3.2).
     pub fn tables(&mut self, tracks: &Tracks, out: &mut Vec<u8>) {
@@ -61,16 +76,21 @@ impl Muxer {
 
     fn video(&mut self, config: &AvcConfig, timed: &TimedSample, out: &mut Vec<u8>) {
         let sample = &timed.sample;
-        let units: Vec<&[u8]> = config.nal_units(&sample.data).filter(|unit| unit[0] & 0x1F != nal_type::AUD).collect();
-        let in_band = units.iter().any(|unit| unit[0] & 0x1F == nal_type::SPS);
-        let mut pieces: Vec<&[u8]> = vec![&AUD];
-        if sample.random_access && !in_band {
-            pieces.extend(config.sps.iter().chain(&config.pps).flat_map(|set| [&START_CODE[..], &set[..]]));
-        }
-        pieces.extend(units.iter().flat_map(|unit| [&START_CODE[..], *unit]));
-        let lead = Lead { pid: VIDEO_PID, random_access: sample.random_access, pcr: Some(sample.dts - PCR_LEAD) };
+        let units = || config.nal_units(&sample.data).filter(|unit| unit[0] & 0x1F != nal_type::AUD);
+        let with_sets = sample.random_access && !units().any(|unit| unit[0] & 0x1F == nal_type::SPS);
+        let sets = config.sps.iter().chain(&config.pps).filter(|_| with_sets).map(|set| &set[..]);
         let pts = sample.dts + i64::from(sample.composition);
-        packets(lead, &pes_header(0xE0, pts, Some(sample.dts), 0), &pieces, &mut self.video, out);
+        let header = pes_header(0xE0, pts, Some(sample.dts), 0);
+        let after_start_codes = sets.chain(units());
+        let length: usize = after_start_codes.clone().map(|unit| START_CODE.len() + unit.len()).sum();
+        let lead = Lead { pid: VIDEO_PID, random_access: sample.random_access, pcr: Some(sample.dts - PCR_LEAD) };
+        let mut packets = Packets::new(lead, header.len() + AUD.len() + length, &mut self.video, out);
+        packets.put(&header);
+        packets.put(&AUD);
+        for unit in after_start_codes {
+            packets.put(&START_CODE);
+            packets.put(unit);
+        }
     }
 
     fn audio(&mut self, config: &AacConfig, timed: &TimedSample, carries_clock: bool, out: &mut Vec<u8>) {
@@ -79,19 +99,26 @@ impl Muxer {
         let Ok(adts) = config.adts_header(sample.data.len()) else { return };
         let lead = Lead { pid: AUDIO_PID, random_access: true, pcr: carries_clock.then_some(sample.dts - PCR_LEAD) };
         let payload = adts.len() + sample.data.len();
-        packets(lead, &pes_header(0xC0, sample.dts, None, payload), &[&adts, &sample.data], &mut self.audio, out);
+        let header = pes_header(0xC0, sample.dts, None, payload);
+        let mut packets = Packets::new(lead, header.len() + payload, &mut self.audio, out);
+        packets.put(&header);
+        packets.put(&adts);
+        packets.put(&sample.data);
     }
 }
 
 /// PES header with PTS, and DTS where given (2.4.3.6). `payload` 0 leaves the length open, allowed for video.
-fn pes_header(stream_id: u8, pts: i64, dts: Option<i64>, payload: usize) -> Vec<u8> {
+fn pes_header(stream_id: u8, pts: i64, dts: Option<i64>, payload: usize) -> Field<19> {
     let stamps = if dts.is_some() { 10 } else { 5 };
     let length = if payload == 0 { 0 } else { u16::try_from(payload + 3 + stamps).unwrap_or(0) };
-    let mut header = vec![0, 0, 1, stream_id, (length >> 8) as u8, length as u8];
-    header.extend([0x84, if dts.is_some() { 0xC0 } else { 0x80 }, stamps as u8]);
-    header.extend(timestamp(if dts.is_some() { 3 } else { 2 }, pts));
-    header.extend(dts.map(|dts| timestamp(1, dts)).iter().flatten());
-    header
+    let mut bytes = [0; 19];
+    bytes[..6].copy_from_slice(&[0, 0, 1, stream_id, (length >> 8) as u8, length as u8]);
+    bytes[6..9].copy_from_slice(&[0x84, if dts.is_some() { 0xC0 } else { 0x80 }, stamps as u8]);
+    bytes[9..14].copy_from_slice(&timestamp(if dts.is_some() { 3 } else { 2 }, pts));
+    if let Some(dts) = dts {
+        bytes[14..].copy_from_slice(&timestamp(1, dts));
+    }
+    Field { bytes, length: 9 + stamps }
 }
 
 /// 33 bits in five bytes with marker bits.
@@ -105,59 +132,66 @@ fn timestamp(prefix: u8, ticks: i64) -> [u8; 5] {
     ]
 }
 
-/// Splits a PES packet into transport stream packets (2.4.3.2), stuffing the last one.
-fn packets(lead: Lead, header: &[u8], pieces: &[&[u8]], counter: &mut u8, out: &mut Vec<u8>) {
-    let mut remaining = header.len() + pieces.iter().map(|piece| piece.len()).sum::<usize>();
-    let mut source = std::iter::once(header).chain(pieces.iter().copied()).filter(|piece| !piece.is_empty());
-    let mut piece: &[u8] = &[];
-    let mut first = true;
-    while remaining > 0 {
-        let flags = if first { adaptation_flags(lead) } else { Vec::new() };
-        let room = PACKET_LEN - 4 - if flags.is_empty() { 0 } else { 1 + flags.len() };
-        let taken = remaining.min(room);
-        packet_header(lead.pid, first, counter, &flags, room - taken, out);
-        let mut wanted = taken;
-        while wanted > 0 {
-            if piece.is_empty() {
-                let Some(next) = source.next() else { break };
-                piece = next;
+/// A PES packet on its way into transport stream packets (2.4.3.2), the last one stuffed.
+struct Packets<'a> {
+    lead: Lead,
+    counter: &'a mut u8,
+    out: &'a mut Vec<u8>,
+    /// Bytes for packets that are not begun.
+    remaining: usize,
+    /// Room in the packet that is begun.
+    room: usize,
+}
+
+impl<'a> Packets<'a> {
+    /// Begins a PES packet of so many bytes, all of which must be put.
+    fn new(lead: Lead, length: usize, counter: &'a mut u8, out: &'a mut Vec<u8>) -> Self {
+        let mut packets = Self { lead, counter, out, remaining: length, room: 0 };
+        packets.begin(&adaptation_flags(lead), true);
+        packets
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.room == 0 {
+                self.begin(&[], false);
             }
-            let (now, later) = piece.split_at(wanted.min(piece.len()));
-            out.extend_from_slice(now);
-            (piece, wanted) = (later, wanted - now.len());
+            let (now, later) = bytes.split_at(self.room.min(bytes.len()));
+            self.out.extend_from_slice(now);
+            (bytes, self.room) = (later, self.room - now.len());
         }
-        (remaining, first) = (remaining - taken, false);
+    }
+
+    fn begin(&mut self, flags: &[u8], is_first: bool) {
+        let most = PACKET_LEN - 4 - if flags.is_empty() { 0 } else { 1 + flags.len() };
+        self.room = self.remaining.min(most);
+        self.remaining -= self.room;
+        packet_header(self.lead.pid, is_first, self.counter, flags, most - self.room, self.out);
     }
 }
 
 /// Flags byte and PCR of an adaptation field; empty if there is nothing to say (2.4.3.5).
-fn adaptation_flags(lead: Lead) -> Vec<u8> {
-    let mut flags = Vec::new();
-    if lead.random_access || lead.pcr.is_some() {
-        flags.push(u8::from(lead.random_access) << 6 | u8::from(lead.pcr.is_some()) << 4);
-    }
+fn adaptation_flags(lead: Lead) -> Field<7> {
+    let mut bytes = [0; 7];
+    bytes[0] = u8::from(lead.random_access) << 6 | u8::from(lead.pcr.is_some()) << 4;
     if let Some(pcr) = lead.pcr {
         let base = pcr & 0x1_FFFF_FFFF;
-        flags.extend([
-            (base >> 25) as u8,
-            (base >> 17) as u8,
-            (base >> 9) as u8,
-            (base >> 1) as u8,
-            (base << 7) as u8 | 0x7E,
-            0,
-        ]);
+        // 33 bits, six reserved ones, and nine of the extension.
+        bytes[1..].copy_from_slice(&(base.cast_unsigned() << 15 | 0x7E00).to_be_bytes()[2..]);
     }
-    flags
+    let length = if lead.pcr.is_some() { 7 } else { usize::from(lead.random_access) };
+    Field { bytes, length }
 }
 
 /// The four header bytes and the adaptation field, grown by `stuffing` bytes.
 fn packet_header(pid: u16, start: bool, counter: &mut u8, flags: &[u8], stuffing: usize, out: &mut Vec<u8>) {
     let adaptation = !flags.is_empty() || stuffing > 0;
-    out.extend([0x47, u8::from(start) << 6 | (pid >> 8) as u8, pid as u8, 0x10 | u8::from(adaptation) << 5 | *counter]);
+    let control = 0x10 | u8::from(adaptation) << 5 | *counter;
+    out.extend_from_slice(&[0x47, u8::from(start) << 6 | (pid >> 8) as u8, pid as u8, control]);
     *counter = (*counter + 1) & 0x0F;
     if !flags.is_empty() {
         out.push((flags.len() + stuffing) as u8);
-        out.extend(flags);
+        out.extend_from_slice(flags);
         out.resize(out.len() + stuffing, 0xFF);
     } else if stuffing > 0 {
         // The length byte itself is the first byte of stuffing, the flags byte the second.

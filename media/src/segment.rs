@@ -12,8 +12,9 @@ const PART_TARGET: i64 = TICKS_PER_SECOND / 2;
 /// Largest segment, bytes: ten seconds of 50 Mbit/s. A larger one is cut by force.
 pub const MAX_SEGMENT_BYTES: usize = 64 << 20;
 
-/// Samples of an open segment for which room is made at once: a quarter of a second of ordinary media.
-const STEP: usize = 24;
+/// Samples of a part for which room is made at once: those of ordinary media, as many as fill a length of the allocator's (2,560
+/// bytes).
+const STEP: usize = 45;
 
 /// SHA-256 of a file viewers can fetch.
 pub type FileDigest = [u8; 32];
@@ -118,11 +119,11 @@ pub(crate) struct OpenSegment {
     pub init: Arc<Initialization>,
     pub start: i64,
     container: Container,
-    samples: Vec<TimedSample>,
     /// Bytes it will have, at most.
     size: usize,
-    /// Where parts end.
-    parts: Vec<PartEnd>,
+    parts: Vec<OpenPart>,
+    /// Samples of the part that is open.
+    samples: Vec<TimedSample>,
     part_start: Option<i64>,
     part_end: i64,
     part_independent: bool,
@@ -130,10 +131,10 @@ pub(crate) struct OpenSegment {
     independent: bool,
 }
 
-/// The end of a part, in samples.
-#[derive(Debug, Clone, Copy)]
-struct PartEnd {
-    samples: usize,
+/// A part whose samples have all come.
+#[derive(Debug, Clone)]
+struct OpenPart {
+    samples: Vec<TimedSample>,
     duration: i64,
     independent: bool,
 }
@@ -160,9 +161,9 @@ impl OpenSegment {
             init,
             start,
             container,
-            samples: Vec::new(),
             size: 0,
             parts: Vec::new(),
+            samples: Vec::new(),
             part_start: None,
             part_end: start,
             part_independent: true,
@@ -201,11 +202,12 @@ impl OpenSegment {
     }
 
     fn end_part(&mut self) {
-        if self.parts.last().is_some_and(|last| last.samples == self.samples.len()) {
+        let samples = std::mem::take(&mut self.samples);
+        if samples.is_empty() && !self.parts.is_empty() {
             return;
         }
         let duration = self.part_start.map_or(0, |start| self.part_end - start);
-        self.parts.push(PartEnd { samples: self.samples.len(), duration, independent: self.part_independent });
+        self.parts.push(OpenPart { samples, duration, independent: self.part_independent });
         self.part_start = None;
     }
 
@@ -227,12 +229,12 @@ impl OpenSegment {
         if self.container == Container::MpegTs {
             continuity.muxer.tables(&self.init.tracks, &mut scratch);
         }
-        let (mut parts, mut from, mut offset) = (Vec::with_capacity(self.parts.len()), 0, 0);
-        for end in &self.parts {
-            self.write_part(&self.samples[from..end.samples], continuity, &mut scratch, file);
-            let (length, PartEnd { duration, independent, .. }) = (file.len() - offset, *end);
+        let (mut parts, mut offset) = (Vec::with_capacity(self.parts.len()), 0);
+        for OpenPart { samples, duration, independent } in &self.parts {
+            self.write_part(samples, continuity, &mut scratch, file);
+            let (length, duration, independent) = (file.len() - offset, *duration, *independent);
             parts.push(Part { offset, length, duration, independent });
-            (from, offset) = (end.samples, file.len());
+            offset = file.len();
         }
         parts
     }

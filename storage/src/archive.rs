@@ -8,7 +8,7 @@ use bytes::Bytes;
 use memory::Content;
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -78,6 +78,8 @@ pub trait Archive: Send + Sync + 'static {
     fn remove(&self, stream: &StreamName, name: &str) -> io::Result<()>;
     /// Names and lengths of the files of a stream's live directory.
     fn list(&self, stream: &StreamName) -> io::Result<BTreeMap<String, u64>>;
+    /// Their names alone, which costs storage far less.
+    fn names(&self, stream: &StreamName) -> io::Result<BTreeSet<String>>;
     /// Reads a file.
     fn read(&self, stream: &StreamName, name: &str) -> io::Result<Bytes>;
     /// Reads what was last written aside for a file, by a process that ended before it could commit it. It may be half a
@@ -224,11 +226,14 @@ impl Archive for LocalDirectory {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 metadata => metadata?.len(),
             };
-            if let Ok(name) = name.into_string() {
-                files.insert(name, length);
-            }
+            files.extend(name.into_string().ok().map(|name| (name, length)));
         }
         Ok(files)
+    }
+
+    fn names(&self, stream: &StreamName) -> io::Result<BTreeSet<String>> {
+        let names = entries_of(&self.live_directory(stream))?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        names.filter_map(Result::transpose).collect()
     }
 
     fn read(&self, stream: &StreamName, name: &str) -> io::Result<Bytes> {
@@ -409,6 +414,7 @@ mod tests {
         assert!(archive.read_aside(&stream, "0-1").is_err());
         archive.commit(&stream, "0-1.m4s", aside).expect("committed");
         assert_eq!(archive.list(&stream).expect("listed"), BTreeMap::from([("0-1.m4s".to_owned(), 5)]));
+        assert_eq!(archive.names(&stream).expect("listed"), BTreeSet::from(["0-1.m4s".to_owned()]));
         assert_eq!(
             archive.highest_numbers().expect("listed"),
             Numbers { media_sequence: 1, discontinuity_sequence: 0 }

@@ -11,11 +11,13 @@ use bytes::Bytes;
 use media::hls::ListedSegment;
 use media::sample::TICKS_PER_MS;
 use memory::Content;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -24,6 +26,8 @@ use tokio::time::Instant;
 const FORMAT: u32 = 1;
 /// Records beyond this are not ours, bytes: a window of a thousand segments fits.
 const MAX_RECORD_BYTES: u64 = 1 << 20;
+/// Extension of what is written aside, or was replaced.
+const ASIDE: &str = "tmp";
 /// Ended sessions that are remembered, at most, because storage has not taken their recordings: each is a file in memory,
 /// and at the next start a window, and an actor. The oldest is forgotten first.
 pub const MAX_LEFT: usize = 64;
@@ -199,7 +203,7 @@ impl SegmentRecord {
             gap: file.is_none(),
         };
         let lost = || File { name: self.file.name.clone(), bytes: Content::default(), digest: [0; 32] };
-        Published { sequence: self.sequence, listed, file: file.unwrap_or_else(lost), map, parts: Vec::new() }
+        Published { sequence: self.sequence, listed, file: file.unwrap_or_else(lost), map }
     }
 }
 
@@ -210,9 +214,16 @@ pub struct Records {
 }
 
 impl Records {
-    /// Records under `directory`, made if missing.
+    /// Records under `directory`, made if missing. Nobody else has it open.
     pub fn open(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == ASIDE) {
+                // Of a process that was killed. One that stays is written into some time, or takes a little room.
+                let _ = fs::remove_file(path);
+            }
+        }
         Ok(Self { directory: directory.to_owned() })
     }
 
@@ -225,25 +236,23 @@ impl Records {
     /// Replaces a stream's record in one step.
     pub fn write(&self, record: &Record) -> io::Result<()> {
         let path = self.path(&record.stream);
-        let replaced = replace(&path, record);
-        if replaced.is_err() {
-            // A record that is behind would reuse names; without one the clock's media sequence numbers are ahead.
-            let _ = fs::remove_file(path);
-        }
-        replaced
+        // A record that is behind would reuse names; without one the clock's media sequence numbers are ahead.
+        replace(&path, record).inspect_err(|_| forget(&path))
     }
 
     /// Forgets a stream whose window is gone: the clock's media sequence numbers are ahead of it by now.
     pub fn remove(&self, stream: &StreamName) {
-        // A record that stays is only of no use.
-        let _ = fs::remove_file(self.path(stream));
+        forget(&self.path(stream));
     }
 
     /// Leaves the record of an ended session to the next process, aside: the next session of this name has one of its own.
     pub fn leave(&self, id: &RecordingId) {
         if self.read(&id.stream).is_some_and(|record| record.session == id.session) {
             // One that stays in place is overwritten some time: then what its recording lacks is not told.
-            let _ = fs::rename(self.path(&id.stream), self.path_aside(id));
+            let path = self.path(&id.stream);
+            let _ = fs::rename(&path, self.path_aside(id));
+            // The one it replaced is of no use.
+            let _ = fs::remove_file(path.with_extension(ASIDE));
         }
     }
 
@@ -254,8 +263,7 @@ impl Records {
 
     /// Forgets a session whose record was left aside.
     pub fn forget_left(&self, id: &RecordingId) {
-        // A record that stays is only of no use.
-        let _ = fs::remove_file(self.path_aside(id));
+        forget(&self.path_aside(id));
     }
 
     /// Forgets a session, wherever its record is; that of another one of this name stays.
@@ -324,14 +332,38 @@ impl Records {
     }
 }
 
+/// Removes a record, and the one it replaced. One that stays is only of no use.
+fn forget(path: &Path) {
+    let _ = fs::remove_file(path);
+    let _ = fs::remove_file(path.with_extension(ASIDE));
+}
+
 /// In one step; what was there stays if it fails.
+///
+/// What was replaced takes the place of the file that was written aside, and is written into the next time: that takes half
+/// the time of making a file and removing one.
 fn replace(path: &Path, record: &Record) -> io::Result<()> {
-    let aside = path.with_extension("tmp");
+    let aside = path.with_extension(ASIDE);
     let text = serde_json::to_vec(record).map_err(io::Error::other)?;
-    fs::write(&aside, text).and_then(|()| fs::rename(&aside, path)).inspect_err(|_| {
+    let written =
+        overwrite(&aside, &text).and_then(|()| match renameat_with(CWD, &aside, CWD, path, RenameFlags::EXCHANGE) {
+            // Nothing has the name yet, or the file system cannot.
+            Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
+                fs::rename(&aside, path)
+            }
+            exchanged => exchanged.map_err(io::Error::from),
+        });
+    written.inspect_err(|_| {
         // What of it was written takes room.
         let _ = fs::remove_file(&aside);
     })
+}
+
+fn overwrite(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(text)?;
+    // In this order nothing is freed only to be allocated again.
+    if file.metadata()?.len() > text.len() as u64 { file.set_len(text.len() as u64) } else { Ok(()) }
 }
 
 fn read_record(path: &Path) -> Option<Record> {
@@ -460,6 +492,39 @@ mod tests {
         fs::create_dir(records.path_aside(&record.id()).with_extension("tmp")).expect("directory");
         assert!(records.write_left(&Record { recorded: false, ..record.clone() }).is_err());
         assert_eq!(records.read_left(&record.id()), Some(record));
+    }
+
+    #[test]
+    fn what_a_record_replaced_goes_with_it_and_shorter_ones_are_read_back() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let records = Records::open(directory.path()).expect("directory");
+        let (stream, snapshot) = published_window(3);
+        let long = Record::of(&stream, &snapshot);
+        let short = Record { segments: Vec::new(), ..long.clone() };
+        let names = || {
+            let entries = fs::read_dir(directory.path()).expect("listed");
+            entries
+                .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+                .collect::<BTreeSet<_>>()
+        };
+        for record in [&long, &long, &short, &long, &short, &short] {
+            records.write(record).expect("written");
+            assert_eq!(records.read(&stream.name).as_ref(), Some(record));
+        }
+        assert_eq!(names(), BTreeSet::from(["live+show.json".to_owned(), "live+show.tmp".to_owned()]));
+        records.leave(&short.id());
+        assert_eq!((names().len(), records.left().expect("listed")), (1, vec![short.clone()]));
+        for _ in 0..2 {
+            records.write(&long).expect("written");
+            records.write_left(&short).expect("written");
+        }
+        assert_eq!(names().len(), 4);
+        records.forget(&long.id());
+        assert!(names().is_empty());
+        // Of a process that was killed.
+        fs::write(directory.path().join("live+show.tmp"), "").expect("written");
+        Records::open(directory.path()).expect("directory");
+        assert!(names().is_empty());
     }
 
     #[test]

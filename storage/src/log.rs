@@ -5,7 +5,7 @@
 
 use media::sample::{TICKS_PER_MS, Tracks};
 use media::{AacConfig, AvcConfig, Entry, Sample, TICKS_PER_SECOND, TrackKind};
-use std::collections::VecDeque;
+use memory::Blocks;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -15,9 +15,6 @@ use tokio::time::Instant;
 pub const MAX_BYTES: usize = 96 << 20;
 /// Most entries: 65 s at a thousand samples a second, six times the longest segment.
 pub const MAX_ENTRIES: usize = 65_536;
-
-/// Entries for which room is made at once: a quarter of a second of ordinary media.
-const STEP: usize = 24;
 
 /// The writer's epoch is over: another publisher holds the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -43,7 +40,7 @@ pub struct Read {
 
 #[derive(Debug, Default)]
 struct Ring {
-    entries: VecDeque<Entry>,
+    entries: Blocks<Entry>,
     /// Position of the first entry held.
     first: u64,
     bytes: usize,
@@ -246,7 +243,6 @@ impl SampleLog {
         while ring.first < position && !ring.entries.is_empty() {
             ring.drop_first();
         }
-        ring.give_back();
     }
 
     /// The position the next entry will get.
@@ -323,28 +319,17 @@ impl Ring {
         }
         self.at_end.apply(&entry);
         self.bytes += entry.payload_len();
-        if self.entries.len() == self.entries.capacity() {
-            // By steps while there are few, a quarter as many again when there are many.
-            self.entries.reserve_exact(STEP.max(self.entries.len() / 4));
-        }
-        self.entries.push_back(entry);
+        self.entries.push(entry);
         while self.bytes > MAX_BYTES || self.entries.len() > MAX_ENTRIES {
             self.drop_first();
         }
     }
 
     fn drop_first(&mut self) {
-        if let Some(entry) = self.entries.pop_front() {
+        if let Some(entry) = self.entries.pop() {
             self.bytes -= entry.payload_len();
             self.first += 1;
             self.before.apply(&entry);
-        }
-    }
-
-    /// Gives room back that a burst or a long GOP needed once.
-    fn give_back(&mut self) {
-        if self.entries.capacity() > 2 * (self.entries.len() + STEP) {
-            self.entries.shrink_to(self.entries.len() + STEP);
         }
     }
 
@@ -352,11 +337,7 @@ impl Ring {
         if position >= self.first {
             // Positions beyond usize cannot be held; the skip then ends the iterator.
             let skip = usize::try_from(position - self.first).unwrap_or(usize::MAX);
-            let entries = self.entries.iter().enumerate().skip(skip).take(max);
-            return Read {
-                entries: entries.map(|(n, entry)| (self.first + n as u64, entry.clone())).collect(),
-                missed: 0,
-            };
+            return Read { entries: self.from(skip, max).collect(), missed: 0 };
         }
         self.read_after_loss(position, max)
     }
@@ -364,7 +345,7 @@ impl Ring {
     fn read_after_loss(&self, position: u64, max: usize) -> Read {
         let mut in_force = self.before.clone();
         let mut start = None;
-        for (n, entry) in self.entries.iter().enumerate() {
+        for (n, entry) in self.entries.from(0).enumerate() {
             if in_force.may_start(entry) || matches!(entry, Entry::EpochEnd | Entry::End) {
                 start = Some(n);
                 break;
@@ -375,14 +356,12 @@ impl Ring {
         let Some(start) = start else { return Read::default() };
         let at = self.first + start as u64;
         let prefix = in_force.entries().map(|entry| (at, entry));
-        let rest = self
-            .entries
-            .iter()
-            .enumerate()
-            .skip(start)
-            .take(max)
-            .map(|(n, entry)| (self.first + n as u64, entry.clone()));
-        Read { entries: prefix.chain(rest).collect(), missed: at - position }
+        Read { entries: prefix.chain(self.from(start, max)).collect(), missed: at - position }
+    }
+
+    /// Up to `max` entries behind so many, with their positions.
+    fn from(&self, skip: usize, max: usize) -> impl Iterator<Item = (u64, Entry)> {
+        (self.first + skip as u64..).zip(self.entries.from(skip).take(max).cloned())
     }
 }
 

@@ -6,7 +6,7 @@ use crate::numbers::Numbers;
 use crate::signs::{PROBE, Signs};
 use bytes::Bytes;
 use memory::Content;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -54,6 +54,10 @@ impl Archive for Metered {
 
     fn list(&self, stream: &StreamName) -> io::Result<BTreeMap<String, u64>> {
         self.signs.wait("list", || self.archive.list(stream))
+    }
+
+    fn names(&self, stream: &StreamName) -> io::Result<BTreeSet<String>> {
+        self.signs.wait("list", || self.archive.names(stream))
     }
 
     fn read(&self, stream: &StreamName, name: &str) -> io::Result<Bytes> {

@@ -9,7 +9,7 @@ use crate::numbers::Numbers;
 use media::hls::{ListedSegment, Measured, MediaPlaylist, multivariant};
 use media::packager::Settings;
 use media::sample::{TICKS_PER_MS, Tracks};
-use media::segment::{FileDigest, Initialization, Part};
+use media::segment::{FileDigest, Initialization};
 use media::{Packager, Segment, TICKS_PER_SECOND};
 use memory::Content;
 use std::collections::BTreeMap;
@@ -50,8 +50,6 @@ pub struct Published {
     pub file: File,
     /// Its initialization section; none for MPEG-TS.
     pub map: Option<Arc<File>>,
-    /// Parts of the file.
-    pub parts: Vec<Part>,
 }
 
 /// A segment that has left the playlist and can still be fetched.
@@ -278,7 +276,7 @@ impl Snapshot {
             gap: false,
         };
         let file = File { name, bytes: segment.bytes, digest: segment.digest };
-        self.listed.push(Arc::new(Published { sequence, listed, file, map, parts: segment.parts }));
+        self.listed.push(Arc::new(Published { sequence, listed, file, map }));
     }
 
     /// The file of the segment's initialization section, named after the first segment that uses it.

@@ -363,7 +363,7 @@ mod tests {
             digest: [7; 32],
         };
         let map = Some(Arc::new(file("0-1.mp4")));
-        Arc::new(Published { sequence, listed, file: file(&name), map, parts: Vec::new() })
+        Arc::new(Published { sequence, listed, file: file(&name), map })
     }
 
     /// A window that lists the segments of a range.

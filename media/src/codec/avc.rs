@@ -88,7 +88,7 @@ impl AvcConfig {
 }
 
 /// Iterator over length-prefixed NAL units; empty ones are skipped.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NalUnits<'a> {
     rest: &'a [u8],
     length_size: usize,

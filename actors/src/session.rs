@@ -350,6 +350,8 @@ impl State {
     fn append(&mut self) -> Result<(), End> {
         let Phase::Publishing(Publishing { grant, entries, .. }) = &mut self.phase else { return Ok(()) };
         if entries.is_empty() {
+            // What came was no media: the room for it is not kept.
+            *entries = Vec::new();
             grant.stream.log.looked(grant.epoch, Instant::now());
             return Ok(());
         }

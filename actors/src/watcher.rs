@@ -20,8 +20,8 @@ use tokio::time::{Duration, Instant};
 const CHECK: Duration = Duration::from_secs(5);
 /// Every so many looks files are measured, too, and playlists read back; and at the next one if a look found something wrong.
 const MEASURE_EVERY: u64 = 2;
-/// Every so many looks, of those that measure, a segment is read back and compared with what is in memory. Reading costs
-/// storage as much as writing does.
+/// Every so many looks a segment is read back and compared with what is in memory. Reading costs storage as much as
+/// writing does.
 const SCRUB_EVERY: u64 = 4;
 /// Every so many looks inotify is asked to watch the directory, whatever it watched before: a minute.
 const WATCH_EVERY: u64 = 12;
@@ -101,7 +101,7 @@ impl Actor for Watcher {
             ticket: 0,
             in_flight: None,
             looks: 0,
-            is_suspect: false,
+            is_suspect: true,
             hinted,
             is_watched: Arc::default(),
             _listening: listening,
@@ -137,7 +137,7 @@ pub struct State {
     ticket: u64,
     in_flight: Option<Instant>,
     looks: u64,
-    /// The last look failed, or found damage.
+    /// The last look found damage, failed, or has not answered.
     is_suspect: bool,
     /// A hint is on its way.
     hinted: Arc<AtomicBool>,
@@ -163,7 +163,7 @@ impl State {
         let scrub = scrub.filter(|_| self.mount.disk.may_scrub(files, std::time::Instant::now()));
         let watch = self.looks % WATCH_EVERY == 1 || !self.is_watched.load(Ordering::Relaxed);
         let (hints, directory) = (self.mount.hints.clone(), self.mount.live_directory(&self.stream.name));
-        let measure = self.is_suspect || self.looks.is_multiple_of(MEASURE_EVERY);
+        let measure = measures(self.looks, std::mem::replace(&mut self.is_suspect, true));
         let (myself, ticket, stream) = (myself.clone(), self.ticket, self.stream.clone());
         let (is_watched, recordings) = (self.is_watched.clone(), self.mount.recordings.clone());
         let listing = self.mount.disk.submit(move |archive| {
@@ -188,7 +188,6 @@ impl State {
         if ticket != self.ticket {
             return;
         }
-        self.is_suspect = true;
         let look = match result {
             Ok(look) => look,
             Err(error) => return events::watch_failed(&self.stream, &error),
@@ -209,6 +208,11 @@ impl State {
             events::archive_damaged(&self.stream, damage.files.len());
         }
     }
+}
+
+/// Whether a look measures files and reads playlists back.
+fn measures(look: u64, is_suspect: bool) -> bool {
+    is_suspect || look.is_multiple_of(MEASURE_EVERY) || look.is_multiple_of(SCRUB_EVERY)
 }
 
 /// Looks which names are there: what has one is as long as it is believed to be.
@@ -377,6 +381,12 @@ mod tests {
         let found = |look: io::Result<Look>| damage(&believed, &look.expect("looked")).files;
         assert_eq!(found(glance(&archive, &stream, &believed)), ["c"]);
         assert_eq!(found(look(&archive, &stream, None)), ["b", "c"]);
+    }
+
+    #[test]
+    fn looks_measure_in_turns_and_when_something_was_wrong_and_when_they_read_back() {
+        assert_eq!([1, 2, 3, 4].map(|look| measures(look, false)), [false, true, false, true]);
+        assert!(measures(1, true) && measures(SCRUB_EVERY, false));
     }
 
     #[test]

@@ -163,6 +163,7 @@ impl<'a> Packets<'a> {
     }
 
     fn begin(&mut self, flags: &[u8], is_first: bool) {
+        debug_assert!(self.remaining > 0, "more was put than was said");
         let most = PACKET_LEN - 4 - if flags.is_empty() { 0 } else { 1 + flags.len() };
         self.room = self.remaining.min(most);
         self.remaining -= self.room;
@@ -292,6 +293,30 @@ mod tests {
         let expected =
             [&AUD[..], &START_CODE, &video.sps[0], &START_CODE, &video.pps[0], &START_CODE, &unit(9)[4..]].concat();
         assert_eq!(demux(&out)[0].1, expected);
+    }
+
+    #[test]
+    fn adaptation_fields_say_where_decoding_can_start_and_what_time_it_is() {
+        let flags = |random_access, pcr| adaptation_flags(Lead { pid: 0, random_access, pcr }).to_vec();
+        assert!(flags(false, None).is_empty());
+        assert_eq!(flags(true, None), [0x40]);
+        assert_eq!(flags(false, Some(0)), [0x10, 0, 0, 0, 0, 0x7E, 0]);
+        assert_eq!(flags(true, Some(0x1_2345_6789)), [0x50, 0x91, 0xA2, 0xB3, 0xC4, 0xFE, 0]);
+        assert_eq!(flags(true, Some(0x1_FFFF_FFFF)), [0x50, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE, 0]);
+        assert_eq!(flags(true, Some(0x2_0000_0001)), flags(true, Some(1)), "33 bits");
+        assert_eq!(flags(true, Some(-1)), flags(true, Some(0x1_FFFF_FFFF)));
+    }
+
+    #[test]
+    fn a_frame_of_sound_lies_in_its_packet_as_it_should() {
+        let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), Vec::new());
+        muxer.sample(&tracks, &timed(TrackKind::Audio, 0x1_2345_6789, true, vec![5; 100]), &mut out);
+        // Header; adaptation field of 188 - 4 - 1 - 14 - 107 bytes, a flags byte and stuffing.
+        assert_eq!(out[..7], [0x47, 0x41, 0x01, 0x30, 62, 0x40, 0xFF]);
+        assert!(out[7..67].iter().all(|byte| *byte == 0xFF));
+        // PES packet of 3 + 5 + 107 bytes; PTS only.
+        assert_eq!(out[67..81], [0, 0, 1, 0xC0, 0, 115, 0x84, 0x80, 5, 0x29, 0x8D, 0x15, 0xCF, 0x13]);
+        assert_eq!((out[81], out[88], out.len()), (0xFF, 5, PACKET_LEN));
     }
 
     proptest! {

@@ -5,8 +5,11 @@ use std::collections::VecDeque;
 /// Bytes of a block, at most: a quarter of a second of ordinary media's samples. One of the allocator's lengths.
 const BLOCK: usize = 1536;
 
-/// A queue that asks for memory block by block, and gives it back so: what is in it is never moved to make room, and a burst keeps
-/// nothing. Not bounded: who has one bounds it.
+/// Blocks for which there is room though they are gone.
+const ROOM: usize = 16;
+
+/// A queue that asks for memory block by block, and gives it back so: what is in it is never moved to make room. Not bounded: who has
+/// one bounds it.
 #[derive(Debug)]
 pub struct Blocks<T> {
     /// None of them is empty.
@@ -50,6 +53,10 @@ impl<T> Blocks<T> {
         let value = first.pop_front();
         if first.is_empty() {
             self.blocks.pop_front();
+            if self.blocks.capacity() > 4 * self.blocks.len() + ROOM {
+                // After a burst.
+                self.blocks.shrink_to(2 * self.blocks.len());
+            }
         }
         self.length -= 1;
         value
@@ -73,7 +80,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_queue(
-            steps in prop::collection::vec((0_usize..50, 0_usize..50), 0..40), skip in 0_usize..600
+            steps in prop::collection::vec((0_usize..6000, 0_usize..6000), 0..40), skip in 0_usize..600
         ) {
             let (mut blocks, mut queue, mut next) = (Blocks::default(), VecDeque::new(), 0_u128);
             for (pushed, popped) in steps {
@@ -90,6 +97,7 @@ mod tests {
             prop_assert!(blocks.from(skip).eq(queue.iter().skip(skip)));
             let fitting = BLOCK / size_of::<u128>();
             prop_assert!(blocks.blocks.len() <= queue.len() / fitting + 2, "{} blocks of {}", blocks.blocks.len(), queue.len());
+            prop_assert!(blocks.blocks.capacity() <= 4 * blocks.blocks.len() + ROOM);
             prop_assert!(blocks.blocks.iter().all(|block| !block.is_empty() && block.capacity() == fitting));
         }
     }

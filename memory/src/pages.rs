@@ -6,5 +6,6 @@
 
 /// Bytes of a page. Where the system's are larger these are parts of them, and nothing else changes.
 pub const PAGE: usize = 4096;
-/// Bytes up to which the allocator has lengths that are a page apart.
+/// Bytes that lie together at most, of what is not a piece of a file: up to here every version of the allocator has lengths that are
+/// a page apart.
 pub const MAX_PACKED: usize = 8 * PAGE;

@@ -3,15 +3,13 @@
 use crate::name::StreamName;
 use crate::numbers::Numbers;
 use crate::snapshot::MEDIA_PLAYLIST;
-use crate::write::{self, Direct};
+use crate::write::{self, Direct, Exchanged};
 use bytes::Bytes;
 use memory::Content;
-use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
-use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -151,38 +149,25 @@ impl Archive for LocalDirectory {
     }
 
     fn rewrite_aside(&self, stream: &StreamName, name: &str, aside: Aside, bytes: &Content) -> io::Result<()> {
-        let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
-        let options = fs::File::options().write(true).custom_flags(no_link).clone();
         let path = self.aside(stream, name, aside);
-        let file = match options.open(&path) {
+        match write::overwrite(&path, bytes) {
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
                 // It had the name of the file, and was exchanged with it.
                 write::make_way(&path)?;
-                return self.direct.create(&path, bytes);
+                self.direct.create(&path, bytes)
             }
-            opened => opened?,
-        };
-        // Somebody's copy of a playlist may be a second name of the file.
-        let before = file.metadata()?;
-        if before.nlink() != 1 {
-            return Err(io::Error::other("the file has another name"));
+            written => written,
         }
-        write::overwrite(&file, bytes)?;
-        // In this order nothing is freed only to be allocated again.
-        if before.len() > bytes.len() as u64 { file.set_len(bytes.len() as u64) } else { Ok(()) }
     }
 
     fn exchange(&self, stream: &StreamName, name: &str, aside: Aside) -> io::Result<Option<Aside>> {
         let (from, to) = (self.aside(stream, name, aside), self.live_directory(stream).join(name));
         let mut refused = false;
         if !self.cannot_exchange.load(Ordering::Relaxed) {
-            match renameat_with(CWD, &from, CWD, &to, RenameFlags::EXCHANGE) {
-                Ok(()) => return Ok(Some(aside)),
-                // Nothing has the name yet.
-                Err(Errno::NOENT) => {}
-                // The file system cannot, or whoever confines this process does not know the call.
-                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => refused = true,
-                Err(error) => return Err(error.into()),
+            match write::exchange(&from, &to)? {
+                Exchanged::Both => return Ok(Some(aside)),
+                Exchanged::NothingThere => {}
+                Exchanged::Refused => refused = true,
             }
         }
         write::rename(&from, &to)?;
@@ -226,7 +211,9 @@ impl Archive for LocalDirectory {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 metadata => metadata?.len(),
             };
-            files.extend(name.into_string().ok().map(|name| (name, length)));
+            if let Ok(name) = name.into_string() {
+                files.insert(name, length);
+            }
         }
         Ok(files)
     }

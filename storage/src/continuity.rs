@@ -7,17 +7,16 @@ use crate::name::StreamName;
 use crate::numbers::Numbers;
 use crate::recording::RecordingId;
 use crate::snapshot::{Adopted, File, Published, Snapshot, hex};
+use crate::write::{self, Exchanged};
 use bytes::Bytes;
 use media::hls::ListedSegment;
 use media::sample::TICKS_PER_MS;
 use memory::Content;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -258,7 +257,7 @@ impl Records {
 
     /// Leaves what is remembered of a session aside, as it is now. What was left before stays if that fails.
     pub fn write_left(&self, record: &Record) -> io::Result<()> {
-        replace(&self.path_aside(&record.id()), record)
+        replace_left(&self.path_aside(&record.id()), record)
     }
 
     /// Forgets a session whose record was left aside.
@@ -338,32 +337,47 @@ fn forget(path: &Path) {
     let _ = fs::remove_file(path.with_extension(ASIDE));
 }
 
-/// In one step; what was there stays if it fails.
+/// In one step; what was there stays if it fails. For the one writer of a stream's record.
 ///
 /// What was replaced takes the place of the file that was written aside, and is written into the next time: that takes half
-/// the time of making a file and removing one.
+/// the time of making a file and removing one. It lies on tmpfs: on a disk a loss of power may leave an older one.
 fn replace(path: &Path, record: &Record) -> io::Result<()> {
+    let content = Content::from(Bytes::from(text_of(record)?));
+    match put_in_place(path, &content) {
+        // Whoever forgot the session before this one took what was written aside with it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => put_in_place(path, &content),
+        placed => placed,
+    }
+}
+
+fn put_in_place(path: &Path, content: &Content) -> io::Result<()> {
     let aside = path.with_extension(ASIDE);
-    let text = serde_json::to_vec(record).map_err(io::Error::other)?;
-    let written =
-        overwrite(&aside, &text).and_then(|()| match renameat_with(CWD, &aside, CWD, path, RenameFlags::EXCHANGE) {
-            // Nothing has the name yet, or the file system cannot.
-            Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
-                fs::rename(&aside, path)
-            }
-            exchanged => exchanged.map_err(io::Error::from),
-        });
-    written.inspect_err(|_| {
+    let written = write::overwrite(&aside, content).or_else(|_| {
+        // None was replaced yet, or it is not ours alone.
+        let _ = fs::remove_file(&aside);
+        fs::write(&aside, content.to_bytes())
+    });
+    let placed = written.and_then(|()| match write::exchange(&aside, path)? {
+        Exchanged::Both => Ok(()),
+        Exchanged::NothingThere | Exchanged::Refused => fs::rename(&aside, path),
+    });
+    placed.inspect_err(|_| {
         // What of it was written takes room.
         let _ = fs::remove_file(&aside);
     })
 }
 
-fn overwrite(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = fs::File::options().write(true).create(true).truncate(false).open(path)?;
-    file.write_all(text)?;
-    // In this order nothing is freed only to be allocated again.
-    if file.metadata()?.len() > text.len() as u64 { file.set_len(text.len() as u64) } else { Ok(()) }
+/// In one step, by whoever comes: of two at once the last one's stays.
+fn replace_left(path: &Path, record: &Record) -> io::Result<()> {
+    let aside = path.with_extension(ASIDE);
+    let text = text_of(record)?;
+    fs::write(&aside, text).and_then(|()| fs::rename(&aside, path)).inspect_err(|_| {
+        let _ = fs::remove_file(&aside);
+    })
+}
+
+fn text_of(record: &Record) -> io::Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(io::Error::other)
 }
 
 fn read_record(path: &Path) -> Option<Record> {
@@ -518,7 +532,7 @@ mod tests {
             records.write(&long).expect("written");
             records.write_left(&short).expect("written");
         }
-        assert_eq!(names().len(), 4);
+        assert_eq!(names().len(), 3);
         records.forget(&long.id());
         assert!(names().is_empty());
         // Of a process that was killed.

@@ -1,4 +1,4 @@
-//! Writing files past the page cache, where the file system allows it (`O_DIRECT`).
+//! Writing files past the page cache, where the file system allows it (`O_DIRECT`), and giving them their names.
 //!
 //! A segment is in memory already, for viewers; a second copy in the kernel's cache is memory cleared, copied
 //! into and written back later for nobody. And an error of storage is then the answer to the write that met it,
@@ -6,12 +6,12 @@
 
 use bytes::Bytes;
 use memory::{ALIGNMENT, Content};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_getfl, fcntl_setfl, renameat_with};
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, IoSlice, Write};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -87,9 +87,39 @@ fn is_refusal(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| refusals.contains(&code))
 }
 
-/// Writes contents over what a file holds, from its start.
-pub fn overwrite(file: &File, content: &Content) -> io::Result<()> {
-    write_all(file, &mut slices(content, 0..content.len()))
+/// Writes a file's contents over those of one that was replaced. Refused if that is a link, or has another name: it may be
+/// somebody's copy.
+pub fn overwrite(path: &Path, content: &Content) -> io::Result<()> {
+    let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    let file = File::options().write(true).custom_flags(no_link).open(path)?;
+    let before = file.metadata()?;
+    if before.nlink() != 1 {
+        return Err(io::Error::other("the file has another name"));
+    }
+    write_all(&file, &mut slices(content, 0..content.len()))?;
+    // In this order nothing is freed only to be allocated again.
+    if before.len() > content.len() as u64 { file.set_len(content.len() as u64) } else { Ok(()) }
+}
+
+/// What became of an exchange of two names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchanged {
+    /// Each file has the other's name.
+    Both,
+    /// Nothing has the name yet.
+    NothingThere,
+    /// The file system cannot, or whoever confines this process does not know the call.
+    Refused,
+}
+
+/// Has a file and one that may be there change names (`RENAME_EXCHANGE`).
+pub fn exchange(from: &Path, to: &Path) -> io::Result<Exchanged> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(Exchanged::Both),
+        Err(Errno::NOENT) => Ok(Exchanged::NothingThere),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => Ok(Exchanged::Refused),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What of the content's pieces lies within `range`.

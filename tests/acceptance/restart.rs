@@ -165,9 +165,14 @@ fn the_allocator_is_built_as_memory_was_measured_with() {
         .output()
         .expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    for option in
-        ["narenas: 1", "tcache_max: 1024", "dirty_decay_ms: 1000", "muzzy_decay_ms: 0", "cache_oblivious: false"]
-    {
+    for option in [
+        "narenas: 1",
+        "tcache_max: 1024",
+        "dirty_decay_ms: 1000",
+        "muzzy_decay_ms: 0",
+        "cache_oblivious: false",
+        "disable_large_size_classes: true",
+    ] {
         assert!(
             said.contains(&format!("opt.{option}")) || said.contains(&format!("config.{option}")),
             "{option}: {said}"

@@ -19,6 +19,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::Instant;
 
 /// Version of the record's format; another one is not read.
@@ -262,7 +263,8 @@ impl Records {
 
     /// Forgets a session whose record was left aside.
     pub fn forget_left(&self, id: &RecordingId) {
-        forget(&self.path_aside(id));
+        // A record that stays is only of no use.
+        let _ = fs::remove_file(self.path_aside(id));
     }
 
     /// Forgets a session, wherever its record is; that of another one of this name stays.
@@ -340,7 +342,7 @@ fn forget(path: &Path) {
 /// In one step; what was there stays if it fails. For the one writer of a stream's record.
 ///
 /// What was replaced takes the place of the file that was written aside, and is written into the next time: that takes half
-/// the time of making a file and removing one. It lies on tmpfs: on a disk a loss of power may leave an older one.
+/// the time of making a file and removing one. It lies on tmpfs: on a disk a loss of power may leave an older one, or parts of two.
 fn replace(path: &Path, record: &Record) -> io::Result<()> {
     let content = Content::from(Bytes::from(text_of(record)?));
     match put_in_place(path, &content) {
@@ -353,7 +355,7 @@ fn replace(path: &Path, record: &Record) -> io::Result<()> {
 fn put_in_place(path: &Path, content: &Content) -> io::Result<()> {
     let aside = path.with_extension(ASIDE);
     let written = write::overwrite(&aside, content).or_else(|_| {
-        // None was replaced yet, or it is not ours alone.
+        // None was replaced yet, it is not ours alone, or there is no room for more.
         let _ = fs::remove_file(&aside);
         fs::write(&aside, content.to_bytes())
     });
@@ -367,9 +369,10 @@ fn put_in_place(path: &Path, content: &Content) -> io::Result<()> {
     })
 }
 
-/// In one step, by whoever comes: of two at once the last one's stays.
+/// In one step, by whoever comes, each with a file of his own: of two at once the last one's stays.
 fn replace_left(path: &Path, record: &Record) -> io::Result<()> {
-    let aside = path.with_extension(ASIDE);
+    static ASIDES: AtomicU64 = AtomicU64::new(0);
+    let aside = path.with_extension(format!("{}.{ASIDE}", ASIDES.fetch_add(1, Ordering::Relaxed)));
     let text = text_of(record)?;
     fs::write(&aside, text).and_then(|()| fs::rename(&aside, path)).inspect_err(|_| {
         let _ = fs::remove_file(&aside);
@@ -502,9 +505,11 @@ mod tests {
         let (stream, snapshot) = published_window(3);
         let record = Record { recorded: true, ..Record::of(&stream, &snapshot) };
         records.write_left(&record).expect("written");
-        // A directory in the way of the file written aside.
-        fs::create_dir(records.path_aside(&record.id()).with_extension("tmp")).expect("directory");
+        // Nothing can be written aside.
+        let away = directory.path().with_extension("away");
+        fs::rename(directory.path(), &away).expect("moved");
         assert!(records.write_left(&Record { recorded: false, ..record.clone() }).is_err());
+        fs::rename(&away, directory.path()).expect("back");
         assert_eq!(records.read_left(&record.id()), Some(record));
     }
 
@@ -539,6 +544,23 @@ mod tests {
         fs::write(directory.path().join("live+show.tmp"), "").expect("written");
         Records::open(directory.path()).expect("directory");
         assert!(names().is_empty());
+    }
+
+    #[test]
+    fn somebodys_copy_of_a_record_is_not_written_into() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let records = Records::open(directory.path()).expect("directory");
+        let (stream, snapshot) = published_window(3);
+        let record = Record::of(&stream, &snapshot);
+        records.write(&record).expect("written");
+        let copy = directory.path().join("copy");
+        fs::hard_link(directory.path().join("live+show.json"), &copy).expect("linked");
+        for next_sequence in 70..73 {
+            let next = Record { next_sequence, ..record.clone() };
+            records.write(&next).expect("written");
+            assert_eq!(records.read(&stream.name), Some(next));
+        }
+        assert_eq!(read_record(&copy), Some(record));
     }
 
     #[test]

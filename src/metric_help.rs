@@ -71,7 +71,10 @@ const HELP: [(&str, &str); 71] = [
     ("steadycast_stream_discontinuities_total", "Discontinuities of a stream."),
     ("steadycast_stream_epoch", "Epoch of a stream: rises with each publisher."),
     ("steadycast_stream_forced_cuts_total", "Segments that ended without a random access point behind them."),
-    ("steadycast_stream_held_bytes", "Bytes held for viewers: what can be fetched, and samples of the open segment."),
+    (
+        "steadycast_stream_held_bytes",
+        "Bytes held for viewers: what can be fetched, and samples of segments that are not finished.",
+    ),
     ("steadycast_stream_log_bytes", "Bytes of samples that are not in a segment yet."),
     ("steadycast_stream_next_media_sequence", "Media sequence number of the next segment."),
     ("steadycast_stream_publisher_present", "1 while a stream is being published."),

@@ -2,7 +2,7 @@
 //!
 //! Its whole state is `Clone`: kept at every cut, it is where a restarted segmenter goes on.
 //!
-//! It gathers first, until it knows which tracks there are and how long the first two GOPs last
+//! It gathers first, until it knows which tracks there are and how long the first two GOPs last or will last
 //! (they fix the target duration), then runs. A sample waits for the next one of its track, which
 //! tells its duration, so a segment holds only samples whose end is known.
 
@@ -110,6 +110,17 @@ impl Packager {
         std::mem::take(&mut self.counts)
     }
 
+    /// Bytes of samples that are in no finished segment yet.
+    pub fn held_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Gathering(gathering) => gathering.bytes(),
+            Phase::Running(running) => {
+                let pending: usize = running.pending.iter().flatten().map(|sample| sample.data.len()).sum();
+                pending + running.open.as_ref().map_or(0, OpenSegment::held_bytes)
+            }
+        }
+    }
+
     /// Takes the next entry of the log; what it finished.
     pub fn push(&mut self, entry: &Entry) -> Vec<Output> {
         let mut done = Vec::new();
@@ -171,7 +182,8 @@ impl Packager {
                 if !gathering.push(sample, &self.configs) {
                     self.counts.undecodable += 1;
                 }
-                if gathering.is_ready(self.target.is_some()) {
+                let least = i64::from(self.settings.target_duration) * TICKS_PER_SECOND;
+                if gathering.is_ready(self.target.is_none().then_some(least)) {
                     let gathering = std::mem::take(gathering);
                     self.run(gathering, done);
                 }
@@ -187,7 +199,7 @@ impl Packager {
         self.target.get_or_insert(rounded.clamp(self.settings.target_duration, MAX_TARGET_DURATION));
         let start = gathering.first_dts();
         let init = Initialization::new(self.settings.container, tracks);
-        self.phase = Phase::Running(Box::new(Running::new(init, start)));
+        self.phase = Phase::Running(Box::new(Running { longest_gop: longest, ..Running::new(init, start) }));
         let latest = std::mem::take(&mut self.configs);
         for (sample, configs) in gathering.into_samples() {
             self.configs = configs;
@@ -284,7 +296,7 @@ impl Packager {
         let forced = match (sample.kind, sample.random_access) {
             (TrackKind::Video, true) => {
                 let gop = running.gop_start.map_or(0, |gop_start| sample.dts - gop_start);
-                return elapsed + gop > limit || too_large;
+                return elapsed + gop.max(running.longest_gop) > limit || too_large;
             }
             (TrackKind::Video, false) => elapsed + step > limit,
             (TrackKind::Audio, _) if has_video => {
@@ -331,6 +343,7 @@ impl Packager {
             waiting.data = Bytes::copy_from_slice(&waiting.data);
         }
         running.start = Some(boundary);
+        running.longest_gop = 0;
         if let Some(open) = running.open.take() {
             done.push(Output::Segment(self.finish(open, boundary)));
         }

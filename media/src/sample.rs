@@ -2,7 +2,7 @@
 
 use crate::{AacConfig, AvcConfig};
 use bytes::Bytes;
-use memory::{MAX_PACKED, PAGE};
+use memory::{MAX_PACKED, taken};
 use std::sync::Arc;
 
 /// Ticks of the media clock in a second, as in MPEG-TS (ISO/IEC 13818-1).
@@ -88,8 +88,9 @@ pub fn pack(entries: &mut [Entry]) {
                 _ => None,
             });
             let mut left: &mut [&mut Sample] = &mut of_track.collect::<Vec<_>>();
-            while !left.is_empty() {
-                let (together, later) = left.split_at_mut(how_many_fit(left.iter().map(|sample| sample.data.len())));
+            let lengths: Vec<_> = left.iter().map(|sample| sample.data.len()).collect();
+            for count in packs(&lengths) {
+                let (together, later) = left.split_at_mut(count);
                 let mut copied = Vec::with_capacity(together.iter().map(|sample| sample.data.len()).sum());
                 together.iter().for_each(|sample| copied.extend_from_slice(&sample.data));
                 let mut copied = Bytes::from(copied);
@@ -100,23 +101,29 @@ pub fn pack(entries: &mut [Entry]) {
     }
 }
 
-/// How many of these lie together: all, or of as many as fit those that leave the least of a page empty.
-fn how_many_fit(lengths: impl ExactSizeIterator<Item = usize>) -> usize {
-    let all = lengths.len();
-    // What they leave empty, and how many they are.
-    let (mut together, mut best) = (0, (usize::MAX, 1));
-    for (before, length) in lengths.enumerate() {
-        together += length;
-        if together > MAX_PACKED {
-            return best.1;
-        }
-        if together <= MAX_PACKED / 2 {
-            best.1 = before + 1;
-        } else {
-            best = best.min((together.next_multiple_of(PAGE) - together, before + 1));
-        }
+/// Samples that lie together at most, so that finding out how they do best stays cheap however small they are: half a second.
+const MAX_SAMPLES: usize = 32;
+/// What each pack takes besides its bytes, for counting its readers and for the allocator to know it.
+const PACK: usize = 128;
+
+/// How many lie together, one pack after the other, so that all of them take the least memory.
+fn packs(lengths: &[usize]) -> impl Iterator<Item = usize> + use<> {
+    // From each sample to the end: the least that packs take, and how many are in the first of them.
+    let mut best = vec![(0, 0); lengths.len() + 1];
+    for from in (0..lengths.len()).rev() {
+        let mut together = 0;
+        let choices = lengths[from..].iter().take(MAX_SAMPLES).zip(1..).map_while(|(length, count)| {
+            together += length;
+            (count == 1 || together <= MAX_PACKED).then(|| (PACK + taken(together) + best[from + count].0, count))
+        });
+        best[from] = choices.min().unwrap_or((0, 1));
     }
-    all
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let count = best[from].1;
+        from += count;
+        (count > 0).then_some(count)
+    })
 }
 
 /// The tracks an initialization section describes.
@@ -148,6 +155,7 @@ impl Tracks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use memory::PAGE;
     use proptest::prelude::*;
 
     fn sample(kind: TrackKind, random_access: bool, data: Bytes) -> Sample {
@@ -212,11 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_together_leaves_little_of_its_pages_empty_and_is_no_longer_than_it_may_be() {
-        let together = |lengths: &[usize]| how_many_fit(lengths.iter().copied());
-        assert_eq!(together(&[12_000, 5 * PAGE - 12_000, 5000, 7000, 6000]), 2, "five pages are full");
-        assert_eq!(together(&[12_000, 5 * PAGE - 12_000, 5000]), 3, "all of them fit");
-        assert_eq!(together(&[MAX_PACKED / 2, MAX_PACKED]), 1);
-        assert_eq!((together(&[MAX_PACKED + 1, 5]), together(&[0, MAX_PACKED, 5])), (1, 2));
+    fn what_lies_together_takes_little_more_memory_than_it_has_and_is_no_longer_than_it_may_be() {
+        let together = |lengths: &[usize]| packs(lengths).collect::<Vec<_>>();
+        assert_eq!(together(&[12_000, 5 * PAGE - 12_000, 5000]), [2, 1], "five pages are full");
+        assert_eq!(together(&[1000; 4]), [4], "one page");
+        assert_eq!(together(&[300; MAX_SAMPLES + 8]).into_iter().sum::<usize>(), MAX_SAMPLES + 8);
+        assert!(together(&[1; 1000]).iter().all(|count| *count <= MAX_SAMPLES));
+        assert_eq!(together(&[MAX_PACKED + 1, 5]), [1, 1]);
+        assert_eq!(together(&[MAX_PACKED / 2, MAX_PACKED]), [1, 1]);
+        assert!(together(&[]).is_empty());
     }
 }

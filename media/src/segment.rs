@@ -177,6 +177,12 @@ impl OpenSegment {
         self.size
     }
 
+    /// Bytes of the samples so far.
+    pub fn held_bytes(&self) -> usize {
+        let samples = self.parts.iter().flat_map(|part| &part.samples).chain(&self.samples);
+        samples.map(|timed| timed.sample.data.len()).sum()
+    }
+
     pub fn append(&mut self, timed: TimedSample) {
         let sample = &timed.sample;
         let leads = sample.kind == TrackKind::Video || self.init.tracks.video.is_none();

@@ -4,7 +4,7 @@
 //! end that fills none: nothing else of one keeps memory of another.
 
 use crate::Content;
-use crate::pages::{MAX_PACKED, PAGE};
+use crate::pages::PAGE;
 use bytes::Bytes;
 
 /// All pieces of a file but the last have such lengths and, with the server's allocator, begin at such addresses: what direct
@@ -24,7 +24,7 @@ pub struct FileWriter {
 impl FileWriter {
     /// Begins a file that will have about so many bytes.
     pub fn expecting(length: usize) -> Self {
-        Self { pieces: Vec::with_capacity(length / PIECE + 3), open: Vec::with_capacity(length.min(PIECE)), length: 0 }
+        Self { pieces: Vec::with_capacity(length / PIECE + 2), open: Vec::with_capacity(length.min(PIECE)), length: 0 }
     }
 
     /// Bytes so far.
@@ -64,10 +64,10 @@ impl FileWriter {
     }
 }
 
-/// Copies in memory that fits, in order: what fills pages, [`MAX_PACKED`] at most together, and what fills none.
-fn fitting(bytes: &[u8]) -> impl Iterator<Item = Bytes> {
+/// Copies in memory that fits, in order: what fills pages, and what fills none.
+fn fitting(bytes: &[u8]) -> [Bytes; 2] {
     let (whole, rest) = bytes.split_at(bytes.len() / PAGE * PAGE);
-    whole.chunks(MAX_PACKED).chain([rest]).map(Bytes::copy_from_slice)
+    [whole, rest].map(Bytes::copy_from_slice)
 }
 
 /// A copy of bytes as a file.
@@ -98,7 +98,7 @@ mod tests {
             let Some((last, others)) = content.pieces().split_last() else { return Ok(()) };
             prop_assert!(others.iter().all(|piece| piece.len().is_multiple_of(ALIGNMENT)));
             prop_assert!(last.len().is_multiple_of(ALIGNMENT) || last.len() < ALIGNMENT || others.is_empty());
-            prop_assert!(content.pieces().len() <= length / PIECE + 3);
+            prop_assert!(content.pieces().len() <= length / PIECE + 2);
         }
     }
 }

@@ -9,4 +9,4 @@ mod pages;
 pub use blocks::Blocks;
 pub use content::Content;
 pub use files::{ALIGNMENT, FileWriter};
-pub use pages::{MAX_PACKED, PAGE};
+pub use pages::{MAX_PACKED, PAGE, taken};

@@ -202,11 +202,13 @@ impl Snapshot {
         files.map(|file| (file.name.as_str(), file)).collect()
     }
 
-    /// Bytes of all that can be fetched: files, playlists and digests.
+    /// Bytes of all that can be fetched, files, playlists and digests, and of samples that came before this was published and are in
+    /// none of them: of the key frame, for one, that the next segment begins with.
     pub fn held_bytes(&self) -> usize {
+        let samples = self.resume.as_ref().map_or(0, |resume| resume.packager.held_bytes());
         let documents = [&self.media_playlist, &self.multivariant, &self.digests];
         let documents: usize = documents.iter().map(|document| document.bytes.len()).sum();
-        documents + self.files().values().map(|file| file.bytes.len()).sum::<usize>()
+        samples + documents + self.files().values().map(|file| file.bytes.len()).sum::<usize>()
     }
 
     /// The next state: `segments` appended, old ones expired, playlists rendered anew.

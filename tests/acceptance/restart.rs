@@ -168,7 +168,7 @@ fn the_allocator_is_built_as_memory_was_measured_with() {
     for option in [
         "narenas: 1",
         "tcache_max: 1024",
-        "dirty_decay_ms: 1000",
+        "dirty_decay_ms: 500",
         "muzzy_decay_ms: 0",
         "cache_oblivious: false",
         "disable_large_size_classes: true",

@@ -42,6 +42,10 @@ impl Spares {
     /// Keeps a file that was just replaced; the one to give up if they are too many.
     fn give(&mut self, name: &'static str, spare: Aside, now: Instant) -> Option<Aside> {
         let spares = self.0.entry(name).or_default();
+        if spares.len() == spares.capacity() {
+            // Nearly as many are kept all the time, of every stream.
+            spares.reserve_exact(4);
+        }
         spares.push_back((now, spare));
         if spares.len() > MAX_SPARES { spares.pop_front().map(|(_, spare)| spare) } else { None }
     }

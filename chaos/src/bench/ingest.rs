@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 pub const WARM_UP: Duration = Duration::from_secs(40);
 /// A machine busier than this distorts what it measures.
 const MAX_BUSY: f64 = 0.8;
+/// How often, a second apart, memory is looked at behind what is measured of time: it breathes with segments that come and go.
+const LOOKS: u32 = 10;
+const LOOK: Duration = Duration::from_secs(1);
 /// Void runs in a row after which the machine is not fit for it.
 const MAX_VOID: usize = 5;
 
@@ -83,7 +86,7 @@ fn measure_once(setting: Setting<'_>, contender: Contender, streams: usize) -> a
         url: server.publish_url("load"),
         clip: setting.clip.to_owned(),
         streams,
-        duration: WARM_UP + setting.window + Duration::from_secs(2),
+        duration: WARM_UP + setting.window + LOOK * LOOKS + Duration::from_secs(5),
         begin: Begin::Apart,
     };
     let (started, starts) = sync_channel(1);
@@ -97,7 +100,7 @@ fn measure_once(setting: Setting<'_>, contender: Contender, streams: usize) -> a
     std::thread::sleep(setting.window);
     let (after, busy, seconds) =
         (usage_of_tree(server.pid())?, Cores::now()?.busy_since(cores), from.elapsed().as_secs_f64());
-    let held = held_bytes(contender, &server)?;
+    let (resident, held) = memory(contender, &server)?;
     let report = generator.join().map_err(|_| anyhow::anyhow!("the generator panicked"))??;
     let per = |value: f64| value / seconds / streams as f64;
     let Usage { cpu, waits, .. } = after;
@@ -106,7 +109,7 @@ fn measure_once(setting: Setting<'_>, contender: Contender, streams: usize) -> a
         streams,
         cpu_ms: per((cpu - usage.cpu).as_secs_f64() * 1000.0),
         resident_before: before.resident,
-        resident: after.resident,
+        resident,
         held,
         waits: per((waits - usage.waits) as f64),
         busy,
@@ -115,6 +118,17 @@ fn measure_once(setting: Setting<'_>, contender: Contender, streams: usize) -> a
         disconnected: report.disconnected,
         void: 0,
     })
+}
+
+/// Resident bytes, and those that are held for viewers, in the mean of some looks.
+fn memory(contender: Contender, server: &Running) -> anyhow::Result<(u64, Option<u64>)> {
+    let (mut resident, mut held) = (0, None);
+    for _ in 0..LOOKS {
+        std::thread::sleep(LOOK);
+        resident += usage_of_tree(server.pid())?.resident;
+        held = held_bytes(contender, server)?.map(|bytes| bytes + held.unwrap_or(0));
+    }
+    Ok((resident / u64::from(LOOKS), held.map(|sum| sum / u64::from(LOOKS))))
 }
 
 /// What our server says it holds for viewers: `steadycast_stream_held_bytes`.

@@ -42,6 +42,10 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
     let clip = clip(&directory.join("clip.flv"), "850k", "96k")?;
     let large = clip_of_two_megabits(&directory)?;
     let mut ingests = Vec::new();
+    // What the process has for itself, however many streams there are.
+    for contender in [CMAF, TS] {
+        ingests.push(ingest_on_fresh(bench, &directory, &clip, contender, 1)?);
+    }
     for _ in 0..bench.rounds {
         for streams in &bench.streams {
             for contender in [Contender::NginxRtmp, CMAF, TS, UNSYNCED] {
@@ -58,7 +62,7 @@ pub fn run(bench: &Bench) -> anyhow::Result<()> {
     }
     let mut webs = Vec::new();
     for _ in 0..bench.rounds {
-        for contender in [Contender::NginxRtmp, CMAF] {
+        for contender in [Contender::NginxRtmp, CMAF, TS] {
             let volume = Volume::fresh(&directory)?;
             let web = web::measure(setting(bench, volume.path(), &large), contender)?;
             eprintln!("{}", serde_json::to_string(&web)?);
@@ -120,16 +124,22 @@ fn further_streams(ingests: &[Ingest]) -> String {
     }
     let sentences = all.into_iter().filter_map(|(contender, measured)| {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        let ((fewer, least), (more, most)) = (measured.first_key_value()?, measured.last_key_value()?);
-        let each = (mean(most) - mean(least)) / more.checked_sub(*fewer).filter(|further| *further > 0)? as f64;
-        Some(format!("{contender}: {each:.0} KiB beyond for each further stream, from {fewer} to {more}."))
+        let mut measured = measured.into_iter();
+        let (fewest, least) = measured.next()?;
+        let further = measured.map(|(streams, most)| {
+            let each = (mean(&most) - mean(&least)) / (streams - fewest) as f64;
+            format!("{each:.0} to {streams}")
+        });
+        let further = further.collect::<Vec<_>>().join(", ");
+        let sentence = format!("{contender}: KiB beyond for each further stream, from {fewest} on: {further}.");
+        (!further.is_empty()).then_some(sentence)
     });
     sentences.collect::<Vec<_>>().join(" ")
 }
 
 fn markdown(bench: &Bench, ingests: &[Ingest], webs: &[Web]) -> String {
     let mut text = format!(
-        "# Benchmarks\n\nWritten by `make bench`; run it again to repeat them.\n\nMachine: {}. Clip: 640x360, 30 frames a second, H.264 and AAC, 945 kbit/s, 2 s from key frame to key frame; segments of 2 s, 6 in the playlist; the archive on a fresh ext4 for each run (a loop device on the disk, the same for all), digests on. Each figure is of {} s after {} s of warm-up. Publishers begin at key frames spread over the clip, as different shows would. Contenders take turns; machines are noisy, so compare within a round. A run in which the machine was busier than 80 % is void and repeated. nginx: Debian's nginx-light and libnginx-mod-rtmp with [benches/nginx.conf](../benches/nginx.conf).\n\n## Publishing\n\n`ms` is user and system time of the whole process tree, in milliseconds for one second of one stream. `ratio` is to nginx-rtmp in the same round. `beyond` is resident memory a stream beyond what the process had before and the bytes it must hold (what viewers can fetch: playlists, digests, segments, expired ones that must stay fetchable; and samples of the open one), as it says in `steadycast_stream_held_bytes`. `waits` counts how often a thread gave up its core. `late` is how late the load generator and the server's reading were at worst.\n\n| streams | who | ms | ratio | MiB resident | KiB beyond | waits a stream-second | busy | late, ms | disconnected | void |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "# Benchmarks\n\nWritten by `make bench`; run it again to repeat them.\n\nMachine: {}. Clip: 640x360, 30 frames a second, H.264 and AAC, 945 kbit/s, 2 s from key frame to key frame; segments of 2 s, 6 in the playlist; the archive on a fresh ext4 for each run (a loop device on the disk, the same for all), digests on. Each figure is of {} s after {} s of warm-up. Publishers begin at key frames spread over the clip, as different shows would. One stream alone tells what the process takes for itself once it serves. Contenders take turns; machines are noisy, so compare within a round. A run in which the machine was busier than 80 % is void and repeated. nginx: Debian's nginx-light and libnginx-mod-rtmp with [benches/nginx.conf](../benches/nginx.conf).\n\n## Publishing\n\n`ms` is user and system time of the whole process tree, in milliseconds for one second of one stream. `ratio` is to nginx-rtmp in the same round. `beyond` is resident memory a stream, in the mean of ten looks a second apart behind what is measured of time, beyond what the process had before it served anybody and the bytes it must hold (what viewers can fetch: playlists, digests, segments, expired ones that must stay fetchable; and samples of the open one), as it says in `steadycast_stream_held_bytes`. `waits` counts how often a thread gave up its core. `late` is how late the load generator and the server's reading were at worst.\n\n| streams | who | ms | ratio | MiB resident | KiB beyond | waits a stream-second | busy | late, ms | disconnected | void |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
         machine::description(),
         bench.window.as_secs(),
         WARM_UP.as_secs(),
@@ -161,7 +171,7 @@ fn markdown(bench: &Bench, ingests: &[Ingest], webs: &[Web]) -> String {
         );
     }
     let _ = write!(text, "\n{}\n", further_streams(ingests));
-    text.push_str("\n## Viewers\n\nOne publisher; wrk with one thread and 64 connections beside the server on the same cores. `µs` is user and system time of the server's process tree for a request.\n\n| who | segment, kB | µs a segment | ratio | segments a second | µs a playlist | ratio | playlists a second |\n|---|---|---|---|---|---|---|---|\n");
+    text.push_str("\n## Viewers\n\nOne publisher; wrk with one thread and 64 connections beside the server on the same cores. `µs` is user and system time of the server's process tree for a request; `first segment` is the time from the publisher's first sample until a segment was listed, with a key frame every 2 s, looked for every 50 ms.\n\n| who | segment, kB | µs a segment | ratio | segments a second | µs a playlist | ratio | playlists a second | first segment, s |\n|---|---|---|---|---|---|---|---|---|\n");
     let mut nginx: Option<&Web> = None;
     for row in webs {
         if row.contender == Contender::NginxRtmp.to_string() {
@@ -171,7 +181,7 @@ fn markdown(bench: &Bench, ingests: &[Ingest], webs: &[Web]) -> String {
             |of: fn(&Web) -> f64| nginx.map_or_else(|| "-".to_owned(), |nginx| format!("{:.2}", of(row) / of(nginx)));
         let _ = writeln!(
             text,
-            "| {} | {} | {:.1} | {} | {:.0} | {:.1} | {} | {:.0} |",
+            "| {} | {} | {:.1} | {} | {:.0} | {:.1} | {} | {:.0} | {:.2} |",
             row.contender,
             row.segment_bytes / 1000,
             row.segment_us,
@@ -180,6 +190,7 @@ fn markdown(bench: &Bench, ingests: &[Ingest], webs: &[Web]) -> String {
             row.playlist_us,
             ratio(|web| web.playlist_us),
             row.playlists_per_second,
+            row.first_segment,
         );
     }
     text
@@ -206,8 +217,12 @@ mod tests {
             void: 0,
         };
         let ours = |streams, own| row("ours", streams, own, 100, Some(streams as u64 * 1000));
-        let rows = [ours(200, 5 << 20), ours(200, 7 << 20), ours(500, 6 << 20), row("nginx", 200, 0, 1, None)];
-        assert_eq!(further_streams(&rows), "ours: 100 KiB beyond for each further stream, from 200 to 500.");
+        let more = ours(700, (6 << 20) + (5000 << 10));
+        let rows = [ours(200, 5 << 20), ours(200, 7 << 20), ours(500, 6 << 20), more, row("nginx", 200, 0, 1, None)];
+        assert_eq!(
+            further_streams(&rows),
+            "ours: KiB beyond for each further stream, from 200 on: 100 to 500, 110 to 700."
+        );
         assert_eq!(further_streams(&rows[..2]), "", "with one count nothing is known");
     }
 }

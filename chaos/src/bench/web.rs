@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 const ASKING: Duration = Duration::from_secs(8);
 /// How long a publisher may take to have a full window.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often the playlist is looked at until it is full.
-const POLL: Duration = Duration::from_millis(500);
+/// How often the playlist is looked at until it is full: so exactly it is known when the first segment was listed.
+const POLL: Duration = Duration::from_millis(50);
 /// Connections of wrk's one thread.
 const CONNECTIONS: &str = "64";
 
@@ -34,6 +34,8 @@ pub struct Web {
     pub playlist_us: f64,
     /// Requests a second for it.
     pub playlists_per_second: f64,
+    /// Seconds from the first sample until a segment was listed.
+    pub first_segment: f64,
 }
 
 /// Measures with one publisher live.
@@ -52,7 +54,7 @@ pub fn measure(setting: Setting<'_>, contender: Contender) -> anyhow::Result<Web
     std::thread::spawn(move || load::run(&load, || _ = started.send(())));
     starts.recv().context("the publisher was not accepted")?;
     let playlist = server.playlist_url("web-0");
-    let deadline = Instant::now() + PATIENCE;
+    let (begun, mut first_segment) = (Instant::now(), None);
     let newest = loop {
         let text = ureq::get(&playlist).call().ok().and_then(|mut response| response.body_mut().read_to_string().ok());
         let uris: Vec<String> = text
@@ -61,10 +63,13 @@ pub fn measure(setting: Setting<'_>, contender: Contender) -> anyhow::Result<Web
             .filter(|line| !line.starts_with('#'))
             .map(str::to_owned)
             .collect();
+        if !uris.is_empty() {
+            first_segment.get_or_insert(begun.elapsed().as_secs_f64());
+        }
         if uris.len() >= 5 {
             break uris[uris.len() - 1].clone();
         }
-        ensure!(Instant::now() < deadline, "{contender}: no full playlist at {playlist}");
+        ensure!(begun.elapsed() < PATIENCE, "{contender}: no full playlist at {playlist}");
         std::thread::sleep(POLL);
     };
     let directory = playlist.rsplit_once('/').map_or("", |(directory, _)| directory);
@@ -72,8 +77,16 @@ pub fn measure(setting: Setting<'_>, contender: Contender) -> anyhow::Result<Web
     let segment_bytes = ureq::get(&segment).call()?.body_mut().with_config().limit(64 << 20).read_to_vec()?.len();
     let (segment_us, segments_per_second) = ask(server.pid(), &segment)?;
     let (playlist_us, playlists_per_second) = ask(server.pid(), &playlist)?;
-    let contender = contender.to_string();
-    Ok(Web { contender, segment_bytes, segment_us, segments_per_second, playlist_us, playlists_per_second })
+    let (contender, first_segment) = (contender.to_string(), first_segment.unwrap_or_default());
+    Ok(Web {
+        contender,
+        segment_bytes,
+        segment_us,
+        segments_per_second,
+        playlist_us,
+        playlists_per_second,
+        first_segment,
+    })
 }
 
 /// Microseconds of the server for a request, and requests a second.

@@ -9,6 +9,9 @@ const SETTLE: i64 = TICKS_PER_SECOND;
 /// How long it is waited for once its sequence header has come, ticks: encoders with a long
 /// look-ahead send audio seconds before the first frame.
 const SETTLE_ANNOUNCED: i64 = 5 * TICKS_PER_SECOND;
+/// A second GOP that has lasted as long as the first but for this is taken to end with it, ticks. More than encoders'
+/// sockets are read apart: what both are part of is listed before another GOP begins.
+const FORESIGHT: i64 = TICKS_PER_SECOND / 2;
 
 /// Samples held back, each with the configurations in force when it came.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +22,7 @@ pub(super) struct Gathering {
     random_access: Vec<i64>,
     first: Option<i64>,
     last: i64,
+    last_video: i64,
     seen: [bool; 2],
     announced: [bool; 2],
 }
@@ -26,6 +30,11 @@ pub(super) struct Gathering {
 impl Gathering {
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
+    }
+
+    /// Bytes of the samples.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Holds a sample; false if nothing could decode it: video before a random access point.
@@ -37,6 +46,9 @@ impl Gathering {
         } else if video && self.random_access.is_empty() {
             return false;
         }
+        if video {
+            self.last_video = sample.dts;
+        }
         self.seen[sample.kind as usize] = true;
         self.first = Some(self.first.map_or(sample.dts, |first| first.min(sample.dts)));
         self.last = self.last.max(sample.dts);
@@ -45,18 +57,19 @@ impl Gathering {
         true
     }
 
-    /// Whether enough is known to run.
-    pub fn is_ready(&self, target_fixed: bool) -> bool {
+    /// Whether enough is known to run, with a target duration of at least `least` ticks to fix, or with a fixed one.
+    pub fn is_ready(&self, least: Option<i64>) -> bool {
         if self.bytes > MAX_SEGMENT_BYTES / 2 {
             return true;
         }
-        self.tracks_known() && (target_fixed || !self.seen[TrackKind::Video as usize] || self.gops_known())
+        let video = self.seen[TrackKind::Video as usize];
+        self.tracks_known() && least.is_none_or(|least| !video || self.gops_known(least))
     }
 
     /// The longest of the first two GOPs, the unfinished one included if the others are missing.
     pub fn longest_gop(&self) -> i64 {
         let ends =
-            self.random_access.iter().skip(1).copied().chain((self.random_access.len() < 3).then_some(self.last));
+            self.random_access.iter().skip(1).copied().chain((self.random_access.len() < 3).then_some(self.last_video));
         self.random_access.iter().zip(ends).take(2).map(|(start, end)| end - start).max().unwrap_or(0)
     }
 
@@ -84,9 +97,18 @@ impl Gathering {
         self.seen == [true, true] || self.first.is_some_and(|first| self.last - first >= patience)
     }
 
-    /// Two whole GOPs, or one that is longer than any target allows.
-    fn gops_known(&self) -> bool {
+    /// Two whole GOPs, or one that is longer than any target allows, with or without video. Behind a first GOP that fills the least target
+    /// the end of the second is foreseen; behind a shorter one, which may be what is left of another, it is awaited.
+    fn gops_known(&self, least: i64) -> bool {
         let longest = i64::from(MAX_TARGET_DURATION) * TICKS_PER_SECOND + TOLERANCE;
-        self.random_access.len() >= 3 || self.random_access.last().is_some_and(|start| self.last - start > longest)
+        match self.random_access[..] {
+            [] => false,
+            [start] => self.last - start > longest,
+            [first, second] => {
+                let (gop, lasted) = (second - first, self.last_video - second);
+                self.last - second > longest || gop > least - FORESIGHT && lasted >= gop - FORESIGHT
+            }
+            _ => true,
+        }
     }
 }

@@ -24,6 +24,55 @@ fn tracks_that_are_seconds_apart_are_cut_at_key_frames_all_the_same() {
 }
 
 #[test]
+fn a_second_gop_that_repeats_a_full_first_one_is_not_waited_for_to_its_end() {
+    // Frames a GOP, least target, decode time of the sample with which something is published, and what that fixes.
+    for (gop, least, seconds, target) in
+        [(25, 2, 2.0, 2), (40, 2, 2.72, 2), (50, 2, 3.52, 2), (60, 2, 4.32, 3), (100, 2, 7.52, 4), (50, 6, 6.0, 6)]
+    {
+        let mut packager = Packager::new(settings(Container::Cmaf, least));
+        package(&mut packager, &[epoch(), avc()]);
+        let first = show(900_000, 300, gop, false).into_iter().find_map(|entry| {
+            let output = packager.push(&entry).into_iter().next()?;
+            let (Entry::Sample(sample), Output::Segment(segment)) = (entry, output) else { return None };
+            Some(((sample.dts - 900_000) as f64 / 90_000.0, segment.target_duration, segment.duration))
+        });
+        let gops = if 2 * gop <= i64::from(least) * 25 { i64::from(least) * 25 / gop } else { 1 };
+        assert_eq!(first, Some((seconds, target, gops * gop * FRAME)), "GOPs of {gop} frames, target {least} s");
+    }
+}
+
+#[test]
+fn a_short_first_gop_is_taken_for_the_rest_of_another() {
+    let entries = [show(900_000, 30, 30, false), show(900_000 + 30 * FRAME, 500, 100, false)].concat();
+    let segments = package_show(2, entries);
+    assert!(segments.iter().all(|segment| segment.independent && segment.target_duration == 4));
+}
+
+#[test]
+fn samples_are_counted_until_their_segment_is_finished() {
+    let mut packager = Packager::new(settings(Container::Cmaf, 2));
+    let entries = [vec![epoch(), avc(), aac()], show(900_000, 170, 50, true), vec![Entry::EpochEnd]].concat();
+    let (mut came, mut gone) = (0, 0);
+    for entry in &entries {
+        came += entry.payload_len();
+        let (segments, _) = package(&mut packager, std::slice::from_ref(entry));
+        // Each has brackets, and lies behind four bytes of its length.
+        gone += all_marks(&segments).iter().map(|mark| 6 + mark.len()).sum::<usize>();
+        assert_eq!(packager.held_bytes(), came - gone);
+    }
+    assert_eq!(came, gone);
+}
+
+#[test]
+fn video_that_stops_while_it_is_gathered_does_not_hold_audio_back() {
+    let mut entries = show(900_000, 60, 50, true);
+    entries.extend((0..600).map(|n| audio(900_000 + 60 * FRAME + n * 1920)));
+    let mut packager = Packager::new(settings(Container::Cmaf, 2));
+    let (segments, _) = package(&mut packager, &[vec![epoch(), avc(), aac()], entries].concat());
+    assert!(!segments.is_empty());
+}
+
+#[test]
 fn time_that_stands_still_does_not_grow_a_segment_for_ever() {
     let mut packager = Packager::new(settings(Container::Cmaf, 2));
     package(&mut packager, &[epoch(), avc()]);

@@ -256,4 +256,26 @@ mod tests {
             assert_eq!(listed.iter().any(|segment| segment.listed.discontinuity), skipped);
         }
     }
+
+    #[test]
+    fn what_is_held_is_counted_once_until_nobody_needs_it() {
+        let (_directory, args) = args();
+        let mut segmenter = State::resuming(args.clone(), ActorId::Local(0));
+        let payload = |mark: usize| format!("<{mark}>").len();
+        let (came, mut saw_both) = ((0..700).map(payload).sum::<usize>(), false);
+        loop {
+            let more = segmenter.pump(Instant::now()).expect("the only writer");
+            let (snapshot, text) = (args.stream.window.snapshot(), published(&args));
+            let finished: usize = (0..700).filter(|n| text.contains(&format!("<{n}>"))).map(payload).sum();
+            let documents = [&snapshot.media_playlist, &snapshot.multivariant, &snapshot.digests];
+            let files: usize = snapshot.files().values().map(|file| file.bytes.len()).sum();
+            let fetched = files + documents.iter().map(|document| document.bytes.len()).sum::<usize>();
+            assert_eq!(snapshot.held_bytes() - fetched + args.stream.log.bytes(), came - finished);
+            saw_both |= finished > 0 && finished < came;
+            if !more {
+                break;
+            }
+        }
+        assert!(saw_both, "some were published, and some were not");
+    }
 }

@@ -264,7 +264,7 @@ fn load_with(load: &Load, viewers: usize, play: Option<&str>) -> anyhow::Result<
         let load = load.clone();
         move || load::run(&load, || ())
     });
-    // A stream is listed two GOPs or less after its first sample: who asks before is told to wait or to come back.
+    // A stream is listed some seconds after its first sample: who asks before is told to wait or to come back.
     std::thread::sleep(HEAD_START.min(load.duration / 2));
     let watching = play.map(|play| Viewers::start(viewers, load.streams, play)).transpose()?;
     std::thread::sleep(load.duration.saturating_sub(2 * HEAD_START));

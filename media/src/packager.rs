@@ -18,7 +18,8 @@ use running::Running;
 
 /// Longest target duration, seconds. A GOP beyond it is cut by force.
 pub const MAX_TARGET_DURATION: u32 = 10;
-/// Shortest: with it no cut is before 1.05 s, so counting segments never outruns the clock.
+/// Shortest: with it no two segments that follow each other are together shorter than 2.1 s, so counting them never outruns
+/// the clock.
 pub const MIN_TARGET_DURATION: u32 = 2;
 /// What a segment may exceed its target by, ticks: 100 ms, far inside the rounding of EXTINF
 /// (RFC 8216 section 4.3.3.1), so that 60 frames at 29.97 a second fit in 2 s.
@@ -58,6 +59,12 @@ pub struct Counts {
     /// Samples dropped because nothing can decode them: before the first random access point,
     /// without a configuration, or of a track that appeared late.
     pub undecodable: u64,
+}
+
+/// The target duration, seconds, that a GOP of so many ticks demands where it is at least `least`.
+fn target_for(gop: i64, least: u32) -> u32 {
+    let rounded = (gop - TOLERANCE).max(0).unsigned_abs().div_ceil(TICKS_PER_SECOND.unsigned_abs());
+    (rounded as u32).clamp(least, MAX_TARGET_DURATION)
 }
 
 /// Turns one session's entries into segments.
@@ -182,8 +189,8 @@ impl Packager {
                 if !gathering.push(sample, &self.configs) {
                     self.counts.undecodable += 1;
                 }
-                let least = i64::from(self.settings.target_duration) * TICKS_PER_SECOND;
-                if gathering.is_ready(self.target.is_none().then_some(least)) {
+                let least = self.target.is_none().then_some(self.settings.target_duration);
+                if gathering.is_ready(least) {
                     let gathering = std::mem::take(gathering);
                     self.run(gathering, done);
                 }
@@ -195,8 +202,7 @@ impl Packager {
     fn run(&mut self, gathering: Gathering, done: &mut Vec<Output>) {
         let tracks = gathering.tracks();
         let longest = gathering.longest_gop();
-        let rounded = (longest - TOLERANCE).max(0).unsigned_abs().div_ceil(TICKS_PER_SECOND.unsigned_abs()) as u32;
-        self.target.get_or_insert(rounded.clamp(self.settings.target_duration, MAX_TARGET_DURATION));
+        self.target.get_or_insert(target_for(longest, self.settings.target_duration));
         let start = gathering.first_dts();
         let init = Initialization::new(self.settings.container, tracks);
         self.phase = Phase::Running(Box::new(Running { longest_gop: longest, ..Running::new(init, start) }));

@@ -101,29 +101,53 @@ pub fn pack(entries: &mut [Entry]) {
     }
 }
 
-/// Samples that lie together at most, so that finding out how they do best stays cheap however small they are: half a second.
+/// Samples that lie together at most, so that finding out how they do best stays cheap.
 const MAX_SAMPLES: usize = 32;
+/// Samples beyond which nothing is found out: no encoder sends so many between two reads.
+const MAX_CHOICE: usize = 512;
 /// What each pack takes besides its bytes, for counting its readers and for the allocator to know it.
 const PACK: usize = 128;
 
 /// How many lie together, one pack after the other, so that all of them take the least memory.
-fn packs(lengths: &[usize]) -> impl Iterator<Item = usize> + use<> {
+fn packs(lengths: &[usize]) -> Vec<usize> {
+    if lengths.len() > MAX_CHOICE {
+        return in_order(lengths);
+    }
     // From each sample to the end: the least that packs take, and how many are in the first of them.
     let mut best = vec![(0, 0); lengths.len() + 1];
     for from in (0..lengths.len()).rev() {
-        let mut together = 0;
-        let choices = lengths[from..].iter().take(MAX_SAMPLES).zip(1..).map_while(|(length, count)| {
+        let mut together = lengths[from];
+        best[from] = (PACK + taken(together) + best[from + 1].0, 1);
+        for (length, count) in lengths[from + 1..].iter().zip(2..=MAX_SAMPLES) {
             together += length;
-            (count == 1 || together <= MAX_PACKED).then(|| (PACK + taken(together) + best[from + count].0, count))
-        });
-        best[from] = choices.min().unwrap_or((0, 1));
+            if together > MAX_PACKED {
+                break;
+            }
+            best[from] = best[from].min((PACK + taken(together) + best[from + count].0, count));
+        }
     }
-    let mut from = 0;
-    std::iter::from_fn(move || {
-        let count = best[from].1;
-        from += count;
-        (count > 0).then_some(count)
-    })
+    let (mut from, mut counts) = (0, Vec::new());
+    while from < lengths.len() {
+        counts.push(best[from].1);
+        from += best[from].1;
+    }
+    counts
+}
+
+/// As many as fit, one pack after the other.
+fn in_order(lengths: &[usize]) -> Vec<usize> {
+    let (mut counts, mut together) = (vec![0], 0);
+    for length in lengths {
+        together += length;
+        match counts.last_mut() {
+            Some(count) if *count == 0 || together <= MAX_PACKED => *count += 1,
+            _ => {
+                counts.push(1);
+                together = *length;
+            }
+        }
+    }
+    counts
 }
 
 /// The tracks an initialization section describes.
@@ -219,15 +243,39 @@ mod tests {
         assert_eq!(data(entries.to_vec())[0].as_ptr(), place);
     }
 
+    /// The least memory that packs take, by trying all of them.
+    fn least(lengths: &[usize]) -> usize {
+        let first = |count: usize| {
+            let together: usize = lengths[..count].iter().sum();
+            (count == 1 || together <= MAX_PACKED).then(|| PACK + taken(together) + least(&lengths[count..]))
+        };
+        (1..=lengths.len()).filter_map(first).min().unwrap_or(0)
+    }
+
+    proptest! {
+        #[test]
+        fn packs_take_the_least_memory(lengths in prop::collection::vec(0_usize..20_000, 0..9)) {
+            let (mut left, mut takes) = (&lengths[..], 0);
+            for count in packs(&lengths) {
+                takes += PACK + taken(left[..count].iter().sum());
+                left = &left[count..];
+            }
+            prop_assert_eq!((takes, left), (least(&lengths), &[][..]));
+        }
+    }
+
     #[test]
-    fn what_lies_together_takes_little_more_memory_than_it_has_and_is_no_longer_than_it_may_be() {
-        let together = |lengths: &[usize]| packs(lengths).collect::<Vec<_>>();
-        assert_eq!(together(&[12_000, 5 * PAGE - 12_000, 5000]), [2, 1], "five pages are full");
-        assert_eq!(together(&[1000; 4]), [4], "one page");
-        assert_eq!(together(&[300; MAX_SAMPLES + 8]).into_iter().sum::<usize>(), MAX_SAMPLES + 8);
-        assert!(together(&[1; 1000]).iter().all(|count| *count <= MAX_SAMPLES));
-        assert_eq!(together(&[MAX_PACKED + 1, 5]), [1, 1]);
-        assert_eq!(together(&[MAX_PACKED / 2, MAX_PACKED]), [1, 1]);
-        assert!(together(&[]).is_empty());
+    fn what_lies_together_is_no_longer_than_it_may_be() {
+        assert_eq!(packs(&[12_000, 5 * PAGE - 12_000, 5000]), [2, 1], "five pages are full");
+        assert_eq!(packs(&[1000; 4]), [4], "one page");
+        assert_eq!(packs(&[0; 4]), [4]);
+        for lengths in [&[MAX_PACKED + 1, 5][..], &[MAX_PACKED / 2, MAX_PACKED]] {
+            assert_eq!((packs(lengths), in_order(lengths)), (vec![1, 1], vec![1, 1]));
+        }
+        assert!(packs(&[1; MAX_CHOICE]).iter().all(|count| *count <= MAX_SAMPLES));
+        for (length, count) in [(0, MAX_CHOICE + 1), (1000, MAX_PACKED / 1000), (MAX_PACKED, 1)] {
+            let packs = packs(&[length; MAX_CHOICE + 1]);
+            assert_eq!((packs[0], packs.iter().sum()), (count, MAX_CHOICE + 1));
+        }
     }
 }

@@ -10,7 +10,7 @@ pub const PAGE: usize = 4096;
 /// a page apart.
 pub const MAX_PACKED: usize = 8 * PAGE;
 
-/// Bytes the server's allocator takes for so many that lie together: there are four lengths from each power of two to the next, and
+/// Bytes the server's allocator takes for so many that lie together, 16 and more: there are four lengths from each power of two to the next, and
 /// from four pages on every number of pages.
 pub const fn taken(bytes: usize) -> usize {
     const LEAST: usize = 16;
@@ -31,7 +31,7 @@ mod tests {
     use super::taken;
 
     #[test]
-    fn lengths_are_those_of_the_allocator() {
+    fn there_are_four_lengths_between_powers_of_two_and_then_one_for_each_page() {
         let lengths = [1, 16, 17, 64, 65, 80, 81, 128, 129, 1000, 1025, 4097, 14_336, 14_337, 20_481, 65_536];
         let expected = [16, 16, 32, 64, 80, 80, 96, 128, 160, 1024, 1280, 5120, 14_336, 16_384, 24_576, 65_536];
         assert_eq!(lengths.map(taken), expected);

@@ -296,7 +296,9 @@ impl Snapshot {
     }
 
     fn measure(&mut self, segment: &Segment) {
-        self.measured.peak = self.measured.peak.max(rate(segment.bytes.len(), segment.duration));
+        // Half a target duration at least is what the highest bit rate is of (RFC 8216 section 4.3.4.2).
+        let least = i64::from(segment.target_duration) * TICKS_PER_SECOND / 2;
+        self.measured.peak = self.measured.peak.max(rate(segment.bytes.len(), segment.duration.max(least)));
         let (bytes, ticks) =
             self.listed.iter().fold((segment.bytes.len(), segment.duration), |(bytes, ticks), listed| {
                 (bytes + listed.file.bytes.len(), ticks + listed.listed.duration)

@@ -15,6 +15,9 @@ const READ_BY_THEN: Duration = Duration::from_secs(30);
 /// Replaced files kept of each document: one for each tick until the first may be used again, and some.
 const MAX_SPARES: usize = 64;
 
+/// Replaced files for which there is new room at once.
+const A_FEW: usize = 4;
+
 /// Files that documents replaced, and since when they are replaced, oldest first. Later documents are written
 /// into them, because creating and removing files costs file systems far more than writing does; but not before
 /// whoever reads the archive has read them. After a failure they are left to who may still write.
@@ -43,8 +46,8 @@ impl Spares {
     fn give(&mut self, name: &'static str, spare: Aside, now: Instant) -> Option<Aside> {
         let spares = self.0.entry(name).or_default();
         if spares.len() == spares.capacity() {
-            // Nearly as many are kept all the time, of every stream.
-            spares.reserve_exact(4);
+            // Their number hardly changes: twice the room would stay empty, with every stream.
+            spares.reserve_exact(A_FEW);
         }
         spares.push_back((now, spare));
         if spares.len() > MAX_SPARES { spares.pop_front().map(|(_, spare)| spare) } else { None }

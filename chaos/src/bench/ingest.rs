@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 pub const WARM_UP: Duration = Duration::from_secs(40);
 /// A machine busier than this distorts what it measures.
 const MAX_BUSY: f64 = 0.8;
-/// How often, a second apart, memory is looked at behind what is measured of time: it breathes with segments that come and go.
+/// How often, a second apart, memory is looked at after the time was measured: it breathes with segments that come and go.
 const LOOKS: u32 = 10;
 const LOOK: Duration = Duration::from_secs(1);
 /// Void runs in a row after which the machine is not fit for it.
@@ -101,6 +101,7 @@ fn measure_once(setting: Setting<'_>, contender: Contender, streams: usize) -> a
     let (after, busy, seconds) =
         (usage_of_tree(server.pid())?, Cores::now()?.busy_since(cores), from.elapsed().as_secs_f64());
     let (resident, held) = memory(contender, &server)?;
+    anyhow::ensure!(!generator.is_finished(), "the publishers ended while memory was looked at");
     let report = generator.join().map_err(|_| anyhow::anyhow!("the generator panicked"))??;
     let per = |value: f64| value / seconds / streams as f64;
     let Usage { cpu, waits, .. } = after;

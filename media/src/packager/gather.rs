@@ -1,6 +1,6 @@
 //! Gathering: the first samples after a discontinuity, held until it is known what they are part of.
 
-use super::{MAX_TARGET_DURATION, TOLERANCE};
+use super::{MAX_TARGET_DURATION, TOLERANCE, target_for};
 use crate::sample::{Sample, TICKS_PER_SECOND, TrackKind, Tracks};
 use crate::segment::MAX_SEGMENT_BYTES;
 
@@ -9,8 +9,8 @@ const SETTLE: i64 = TICKS_PER_SECOND;
 /// How long it is waited for once its sequence header has come, ticks: encoders with a long
 /// look-ahead send audio seconds before the first frame.
 const SETTLE_ANNOUNCED: i64 = 5 * TICKS_PER_SECOND;
-/// A second GOP that has lasted as long as the first but for this is taken to end with it, ticks. More than encoders'
-/// sockets are read apart: what both are part of is listed before another GOP begins.
+/// A second GOP is looked at until a target duration after its beginning, but for this, ticks: longer than the time between two
+/// reads of an encoder's socket, so that a segment is listed within a target duration and a GOP of the first sample.
 const FORESIGHT: i64 = TICKS_PER_SECOND / 2;
 
 /// Samples held back, each with the configurations in force when it came.
@@ -57,8 +57,8 @@ impl Gathering {
         true
     }
 
-    /// Whether enough is known to run, with a target duration of at least `least` ticks to fix, or with a fixed one.
-    pub fn is_ready(&self, least: Option<i64>) -> bool {
+    /// Whether enough is known to run, with a target duration of at least `least` seconds to fix, or with a fixed one.
+    pub fn is_ready(&self, least: Option<u32>) -> bool {
         if self.bytes > MAX_SEGMENT_BYTES / 2 {
             return true;
         }
@@ -97,16 +97,22 @@ impl Gathering {
         self.seen == [true, true] || self.first.is_some_and(|first| self.last - first >= patience)
     }
 
-    /// Two whole GOPs, or one that is longer than any target allows, with or without video. Behind a first GOP that fills the least target
-    /// the end of the second is foreseen; behind a shorter one, which may be what is left of another, it is awaited.
-    fn gops_known(&self, least: i64) -> bool {
+    /// Whether the first two GOPs have come, or one that is longer than any target allows.
+    ///
+    /// Behind a first GOP that about fills the least target, or more, the end of the second is not awaited if it is late. Behind a
+    /// shorter one it is: encoders that make a key frame for who connects, and keep their intervals, begin with any length.
+    fn gops_known(&self, least: u32) -> bool {
         let longest = i64::from(MAX_TARGET_DURATION) * TICKS_PER_SECOND + TOLERANCE;
+        // Audio goes on where video has stopped.
+        let endless = |start: i64| self.last_video - start > longest || self.last - self.last_video > longest;
         match self.random_access[..] {
             [] => false,
-            [start] => self.last - start > longest,
+            [start] => endless(start),
             [first, second] => {
-                let (gop, lasted) = (second - first, self.last_video - second);
-                self.last - second > longest || gop > least - FORESIGHT && lasted >= gop - FORESIGHT
+                let gop = second - first;
+                let enough = i64::from(target_for(gop, least)) * TICKS_PER_SECOND - FORESIGHT;
+                let fills = gop >= i64::from(least) * TICKS_PER_SECOND - FORESIGHT;
+                endless(second) || fills && self.last_video - second >= enough
             }
             _ => true,
         }

@@ -22,7 +22,7 @@ pub(super) struct Running {
     /// other's clock, however far apart the encoder keeps the two.
     pub other_at: [Option<i64>; 2],
     pub gop_start: Option<i64>,
-    /// The longest GOP that was gathered, until the first cut: the one before it may be what was left of another.
+    /// The longest GOP that was gathered, until the first cut: the first one may be shorter than those to come.
     pub longest_gop: i64,
     /// A track that is not in `init` has samples; it joins at the next random access point.
     pub late_track: bool,

@@ -27,7 +27,7 @@ fn tracks_that_are_seconds_apart_are_cut_at_key_frames_all_the_same() {
 fn a_second_gop_that_repeats_a_full_first_one_is_not_waited_for_to_its_end() {
     // Frames a GOP, least target, decode time of the sample with which something is published, and what that fixes.
     for (gop, least, seconds, target) in
-        [(25, 2, 2.0, 2), (40, 2, 2.72, 2), (50, 2, 3.52, 2), (60, 2, 4.32, 3), (100, 2, 7.52, 4), (50, 6, 6.0, 6)]
+        [(25, 2, 2.0, 2), (40, 2, 3.12, 2), (50, 2, 3.52, 2), (60, 2, 4.8, 3), (100, 2, 7.52, 4), (50, 6, 6.0, 6)]
     {
         let mut packager = Packager::new(settings(Container::Cmaf, least));
         package(&mut packager, &[epoch(), avc()]);
@@ -42,10 +42,22 @@ fn a_second_gop_that_repeats_a_full_first_one_is_not_waited_for_to_its_end() {
 }
 
 #[test]
-fn a_short_first_gop_is_taken_for_the_rest_of_another() {
-    let entries = [show(900_000, 30, 30, false), show(900_000 + 30 * FRAME, 500, 100, false)].concat();
-    let segments = package_show(2, entries);
-    assert!(segments.iter().all(|segment| segment.independent && segment.target_duration == 4));
+fn a_first_gop_shorter_than_the_others_costs_them_nothing() {
+    for first in [1, 5, 30, 37] {
+        let entries = [show(900_000, first, first, false), show(900_000 + first * FRAME, 500, 100, false)].concat();
+        let segments = package_show(2, entries);
+        assert!(segments.iter().all(|segment| segment.independent && segment.target_duration == 4), "{first} frames");
+    }
+}
+
+#[test]
+fn long_gops_are_known_for_what_they_are_though_sound_is_ahead_of_them() {
+    let skewed = |entry: Entry| match entry {
+        Entry::Sample(sample) if sample.kind == TrackKind::Audio => audio(sample.dts + 5 * TICKS_PER_SECOND),
+        entry => entry,
+    };
+    let entries = show(900_000, 1000, 200, true).into_iter().map(skewed).collect();
+    assert!(package_show(2, entries).iter().all(|segment| segment.target_duration == 8));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use bytes::Bytes;
 mod gather;
 mod running;
 
-use gather::Gathering;
+use gather::{Gathering, target_for};
 use running::Running;
 
 /// Longest target duration, seconds. A GOP beyond it is cut by force.
@@ -59,12 +59,6 @@ pub struct Counts {
     /// Samples dropped because nothing can decode them: before the first random access point,
     /// without a configuration, or of a track that appeared late.
     pub undecodable: u64,
-}
-
-/// The target duration, seconds, that a GOP of so many ticks demands where it is at least `least`.
-fn target_for(gop: i64, least: u32) -> u32 {
-    let rounded = (gop - TOLERANCE).max(0).unsigned_abs().div_ceil(TICKS_PER_SECOND.unsigned_abs());
-    (rounded as u32).clamp(least, MAX_TARGET_DURATION)
 }
 
 /// Turns one session's entries into segments.

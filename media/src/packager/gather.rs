@@ -1,6 +1,6 @@
 //! Gathering: the first samples after a discontinuity, held until it is known what they are part of.
 
-use super::{MAX_TARGET_DURATION, TOLERANCE, target_for};
+use super::{MAX_TARGET_DURATION, TOLERANCE};
 use crate::sample::{Sample, TICKS_PER_SECOND, TrackKind, Tracks};
 use crate::segment::MAX_SEGMENT_BYTES;
 
@@ -12,6 +12,12 @@ const SETTLE_ANNOUNCED: i64 = 5 * TICKS_PER_SECOND;
 /// A second GOP is looked at until a target duration after its beginning, but for this, ticks: longer than the time between two
 /// reads of an encoder's socket, so that a segment is listed within a target duration and a GOP of the first sample.
 const FORESIGHT: i64 = TICKS_PER_SECOND / 2;
+
+/// The target duration, seconds, that a GOP of so many ticks demands where it is at least `least`.
+pub(super) fn target_for(gop: i64, least: u32) -> u32 {
+    let rounded = (gop - TOLERANCE).max(0).unsigned_abs().div_ceil(TICKS_PER_SECOND.unsigned_abs());
+    (rounded as u32).clamp(least, MAX_TARGET_DURATION)
+}
 
 /// Samples held back, each with the configurations in force when it came.
 #[derive(Debug, Clone, Default)]

@@ -1,7 +1,7 @@
 //! Syncs, grouped: one answers all requests that came before it.
 
 use super::{Busy, HUNG_AFTER, MAX_LOST, MAX_QUEUED, Worker, locked, set_busy};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -74,15 +74,9 @@ fn work(worker: &Worker, sync: &dyn Fn() -> io::Result<()>, requests: &Receiver<
     while let Ok(first) = requests.recv() {
         let mut group = vec![first];
         let due = last.map_or(Instant::now(), |last| last + SYNC_EVERY).max(Instant::now() + GATHER);
-        loop {
-            match requests.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(request) => group.push(request),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-            }
-            if group.len() == MAX_QUEUED {
-                break;
-            }
-        }
+        // Not woken by each of them.
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        group.extend(requests.try_iter().take(MAX_QUEUED));
         last = Some(Instant::now());
         set_busy(worker, last);
         let result = sync();

@@ -95,7 +95,7 @@ fn date_time(ms: i64) -> String {
 /// Bits per second of a rendition, as its segments measure.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Measured {
-    /// BANDWIDTH: of the segment with the highest bit rate.
+    /// BANDWIDTH: the peak segment bit rate (RFC 8216 section 4.1).
     pub peak: u64,
     /// AVERAGE-BANDWIDTH.
     pub average: u64,

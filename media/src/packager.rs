@@ -18,8 +18,7 @@ use running::Running;
 
 /// Longest target duration, seconds. A GOP beyond it is cut by force.
 pub const MAX_TARGET_DURATION: u32 = 10;
-/// Shortest: with it no two segments that follow each other are together shorter than 2.1 s, so counting them never outruns
-/// the clock.
+/// Shortest: two segments without a discontinuity are longer than 2 s together, so counting them does not outrun the clock.
 pub const MIN_TARGET_DURATION: u32 = 2;
 /// What a segment may exceed its target by, ticks: 100 ms, far inside the rounding of EXTINF
 /// (RFC 8216 section 4.3.3.1), so that 60 frames at 29.97 a second fit in 2 s.

@@ -249,6 +249,7 @@ fn run(job: Job, archive: &dyn Archive) {
 mod tests {
     use super::*;
     use crate::archive::LocalDirectory;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::sync_channel;
 
     fn disk() -> (tempfile::TempDir, Arc<Disk>) {
@@ -388,13 +389,19 @@ mod tests {
 
     #[test]
     fn syncs_are_grouped() {
-        let (_directory, disk) = disk();
-        let (done, finished) = sync_channel(64);
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let syncs = Syncs::start(Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }));
+        let (syncs, (done, finished)) = (syncs.expect("a thread"), sync_channel(64));
         for _ in 0..50 {
             let done = done.clone();
-            disk.sync(move |result| done.send(result.is_ok()).expect("test waits")).expect("room");
+            syncs.submit(move |result| done.send(result.is_ok()).expect("test waits")).expect("room");
         }
         let all: Vec<bool> = (0..50).map(|_| finished.recv_timeout(Duration::from_secs(30)).expect("synced")).collect();
         assert!(all.iter().all(|synced| *synced));
+        assert!(count.load(Ordering::Relaxed) <= 2, "however late this thread was");
     }
 }

@@ -4,6 +4,7 @@
 //! actor, so that they outlive every restart of one. The archive is a replica of the window.
 
 pub mod archive;
+mod bit_rate;
 pub mod continuity;
 pub mod disk;
 pub mod document;

@@ -3,6 +3,7 @@
 //! What a playlist names, its digests and the files themselves change in one instant (invariant I2),
 //! because they are one value.
 
+use crate::bit_rate::{peak, rate};
 pub use crate::document::{Document, hex};
 use crate::extents::Extents;
 use crate::numbers::Numbers;
@@ -13,6 +14,7 @@ use media::segment::{FileDigest, Initialization};
 use media::{Packager, Segment, TICKS_PER_SECOND};
 use memory::Content;
 use std::collections::BTreeMap;
+use std::iter::once;
 use std::sync::Arc;
 use tokio::time::{Duration, Instant};
 
@@ -149,9 +151,8 @@ impl Snapshot {
             ..Self::default()
         };
         // What players were told of the bit rate stays true of what is listed.
-        let rates = snapshot.listed.iter().filter(|segment| !segment.listed.gap);
-        let rates = rates.map(|segment| rate(segment.file.bytes.len(), segment.listed.duration));
-        snapshot.measured.peak = rates.max().unwrap_or(0);
+        let peaks = (1..=snapshot.listed.len()).map(|n| peak(lengths(&snapshot.listed[..n]), snapshot.target_duration));
+        snapshot.measured.peak = peaks.max().unwrap_or(0);
         snapshot.note_extent();
         snapshot.render();
         snapshot
@@ -296,9 +297,8 @@ impl Snapshot {
     }
 
     fn measure(&mut self, segment: &Segment) {
-        // Half a target duration at least is what the highest bit rate is of (RFC 8216 section 4.3.4.2).
-        let least = i64::from(segment.target_duration) * TICKS_PER_SECOND / 2;
-        self.measured.peak = self.measured.peak.max(rate(segment.bytes.len(), segment.duration.max(least)));
+        let newest_first = once((segment.bytes.len(), segment.duration)).chain(lengths(&self.listed));
+        self.measured.peak = self.measured.peak.max(peak(newest_first, segment.target_duration));
         let (bytes, ticks) =
             self.listed.iter().fold((segment.bytes.len(), segment.duration), |(bytes, ticks), listed| {
                 (bytes + listed.file.bytes.len(), ticks + listed.listed.duration)
@@ -381,8 +381,10 @@ impl Snapshot {
 }
 
 /// Bits per second, rounded up.
-fn rate(bytes: usize, ticks: i64) -> u64 {
-    (bytes as u64 * 8 * TICKS_PER_SECOND.unsigned_abs()).div_ceil(ticks.max(1).unsigned_abs())
+/// Bytes and ticks of segments, the newest first, up to one that is lost.
+fn lengths(listed: &[Arc<Published>]) -> impl Iterator<Item = (usize, i64)> {
+    let there = listed.iter().rev().take_while(|segment| !segment.listed.gap);
+    there.map(|segment| (segment.file.bytes.len(), segment.listed.duration))
 }
 
 /// Length of a playlist.

@@ -56,6 +56,26 @@ fn playlist(snapshot: &Snapshot) -> m3u8_rs::MediaPlaylist {
 }
 
 #[test]
+fn a_short_segment_makes_the_bit_rate_no_higher_than_half_a_target_duration_of_it_would() {
+    let snapshot = Snapshot::starting_at(Numbers::default());
+    let of = |bytes: usize, ticks| Segment { bytes: vec![0; bytes][..].into(), ..segment(0, ticks, false, &init()) };
+    let snapshot = snapshot.next(vec![of(1000, 9000)], false, WINDOW, None, Instant::now());
+    assert_eq!(snapshot.bandwidth(), 8000);
+    let snapshot = snapshot.next(vec![of(3000, 180_000)], false, WINDOW, None, Instant::now());
+    assert_eq!(snapshot.bandwidth(), 15_239, "4000 bytes in 2.1 s");
+    let adopted = Snapshot::adopted(Adopted {
+        listed: snapshot.listed.clone(),
+        next_sequence: 2,
+        discontinuity_sequence: 0,
+        target_duration: 2,
+        independent: true,
+        multivariant: String::new(),
+        ended: false,
+    });
+    assert_eq!(adopted.bandwidth(), snapshot.bandwidth());
+}
+
+#[test]
 fn the_window_slides_and_numbers_rise_with_it() {
     let (_, snapshot) = published_window(9);
     let playlist = playlist(&snapshot);

@@ -29,6 +29,8 @@ pub(super) struct Gathering {
     first: Option<i64>,
     last: i64,
     last_video: i64,
+    /// The latest of all when that came.
+    last_with_video: i64,
     seen: [bool; 2],
     announced: [bool; 2],
 }
@@ -52,12 +54,12 @@ impl Gathering {
         } else if video && self.random_access.is_empty() {
             return false;
         }
-        if video {
-            self.last_video = sample.dts;
-        }
         self.seen[sample.kind as usize] = true;
         self.first = Some(self.first.map_or(sample.dts, |first| first.min(sample.dts)));
         self.last = self.last.max(sample.dts);
+        if video {
+            (self.last_video, self.last_with_video) = (sample.dts, self.last);
+        }
         self.bytes += sample.data.len();
         self.samples.push((sample, configs.clone()));
         true
@@ -103,14 +105,15 @@ impl Gathering {
         self.seen == [true, true] || self.first.is_some_and(|first| self.last - first >= patience)
     }
 
-    /// Whether the first two GOPs have come, or one that is longer than any target allows.
+    /// Whether the first two GOPs are known: ended, foreseen, or longer than any target allows.
     ///
     /// Behind a first GOP that about fills the least target, or more, the end of the second is not awaited if it is late. Behind a
     /// shorter one it is: encoders that make a key frame for who connects, and keep their intervals, begin with any length.
     fn gops_known(&self, least: u32) -> bool {
         let longest = i64::from(MAX_TARGET_DURATION) * TICKS_PER_SECOND + TOLERANCE;
         // Audio goes on where video has stopped.
-        let endless = |start: i64| self.last_video - start > longest || self.last - self.last_video > longest;
+        let gone_on = self.last - self.last_with_video;
+        let endless = |start: i64| self.last_video - start + gone_on > longest;
         match self.random_access[..] {
             [] => false,
             [start] => endless(start),

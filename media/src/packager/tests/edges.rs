@@ -24,7 +24,7 @@ fn tracks_that_are_seconds_apart_are_cut_at_key_frames_all_the_same() {
 }
 
 #[test]
-fn a_second_gop_that_repeats_a_full_first_one_is_not_waited_for_to_its_end() {
+fn the_first_segment_comes_within_a_target_duration_and_a_gop() {
     // Frames a GOP, least target, decode time of the sample with which something is published, and what that fixes.
     for (gop, least, seconds, target) in
         [(25, 2, 2.0, 2), (40, 2, 3.12, 2), (50, 2, 3.52, 2), (60, 2, 4.8, 3), (100, 2, 7.52, 4), (50, 6, 6.0, 6)]
@@ -38,15 +38,17 @@ fn a_second_gop_that_repeats_a_full_first_one_is_not_waited_for_to_its_end() {
         });
         let gops = if 2 * gop <= i64::from(least) * 25 { i64::from(least) * 25 / gop } else { 1 };
         assert_eq!(first, Some((seconds, target, gops * gop * FRAME)), "GOPs of {gop} frames, target {least} s");
+        assert!(seconds <= f64::from(target) + gop as f64 / 25.0 - 0.4, "and what is read late still is");
     }
 }
 
 #[test]
-fn a_first_gop_shorter_than_the_others_costs_them_nothing() {
-    for first in [1, 5, 30, 37] {
-        let entries = [show(900_000, first, first, false), show(900_000 + first * FRAME, 500, 100, false)].concat();
+fn a_first_gop_well_below_the_target_costs_the_others_nothing_and_a_longer_one_is_believed() {
+    for (first, target) in [(1, 4), (5, 4), (30, 4), (37, 4), (38, 2), (50, 2)] {
+        let entries = [show(900_000, first, first, true), show(900_000 + first * FRAME, 500, 100, true)].concat();
         let segments = package_show(2, entries);
-        assert!(segments.iter().all(|segment| segment.independent && segment.target_duration == 4), "{first} frames");
+        assert!(segments.iter().all(|segment| segment.target_duration == target), "{first} frames");
+        assert_eq!(segments.iter().all(|segment| segment.independent), target == 4, "{first} frames");
     }
 }
 
@@ -77,8 +79,8 @@ fn samples_are_counted_until_their_segment_is_finished() {
 
 #[test]
 fn video_that_stops_while_it_is_gathered_does_not_hold_audio_back() {
-    let mut entries = show(900_000, 60, 50, true);
-    entries.extend((0..600).map(|n| audio(900_000 + 60 * FRAME + n * 1920)));
+    let mut entries = show(900_000, 240, 300, true);
+    entries.extend((0..30).map(|n| audio(900_000 + 240 * FRAME + n * 1920)));
     let mut packager = Packager::new(settings(Container::Cmaf, 2));
     let (segments, _) = package(&mut packager, &[vec![epoch(), avc(), aac()], entries].concat());
     assert!(!segments.is_empty());

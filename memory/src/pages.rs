@@ -10,8 +10,8 @@ pub const PAGE: usize = 4096;
 /// a page apart.
 pub const MAX_PACKED: usize = 8 * PAGE;
 
-/// Bytes the server's allocator takes for so many that lie together, 16 and more: there are four lengths from each power of two to the next, and
-/// from four pages on every number of pages.
+/// Bytes the server's allocator takes for so many that lie together, 16 and more: there are four lengths from each power of two to
+/// the next, and from four pages on every number of pages.
 pub const fn taken(bytes: usize) -> usize {
     const LEAST: usize = 16;
     const IN_PAGES: usize = 4 * PAGE - PAGE / 2;

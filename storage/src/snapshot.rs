@@ -380,7 +380,6 @@ impl Snapshot {
     }
 }
 
-/// Bits per second, rounded up.
 /// Bytes and ticks of segments, the newest first, up to one that is lost.
 fn lengths(listed: &[Arc<Published>]) -> impl Iterator<Item = (usize, i64)> {
     let there = listed.iter().rev().take_while(|segment| !segment.listed.gap);

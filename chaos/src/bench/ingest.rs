@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 pub const WARM_UP: Duration = Duration::from_secs(40);
 /// A machine busier than this distorts what it measures.
 const MAX_BUSY: f64 = 0.8;
-/// How often, a second apart, memory is looked at after the time was measured: it breathes with segments that come and go.
+/// How often memory is looked at after the time was measured: it breathes with segments that come and go.
 const LOOKS: u32 = 10;
+/// From look to look: half a segment.
 const LOOK: Duration = Duration::from_secs(1);
 /// Void runs in a row after which the machine is not fit for it.
 const MAX_VOID: usize = 5;
@@ -125,6 +126,7 @@ fn measure_once(setting: Setting<'_>, contender: Contender, streams: usize) -> a
 fn memory(contender: Contender, server: &Running) -> anyhow::Result<(u64, Option<u64>)> {
     let (mut resident, mut held) = (0, None);
     for _ in 0..LOOKS {
+        // The looks are spread over time on purpose: what is measured goes on meanwhile.
         std::thread::sleep(LOOK);
         resident += usage_of_tree(server.pid())?.resident;
         held = held_bytes(contender, server)?.map(|bytes| bytes + held.unwrap_or(0));

@@ -74,7 +74,7 @@ fn work(worker: &Worker, sync: &dyn Fn() -> io::Result<()>, requests: &Receiver<
     while let Ok(first) = requests.recv() {
         let mut group = vec![first];
         let due = last.map_or(Instant::now(), |last| last + SYNC_EVERY).max(Instant::now() + GATHER);
-        // Not woken by each of them.
+        // Syncs are this far apart. A sleep, and no wait for requests: each of them would wake this thread, which answers none before.
         thread::sleep(due.saturating_duration_since(Instant::now()));
         group.extend(requests.try_iter().take(MAX_QUEUED));
         last = Some(Instant::now());

@@ -22,6 +22,10 @@ const SYNC_FLAGS: u32 = 0x0200_0000;
 const NON_SYNC_FLAGS: u32 = 0x0101_0000;
 /// Bytes of an mdat header.
 const MDAT_HEADER: usize = 8;
+/// Bytes of a fragment's boxes without its samples' entries, at most: 152 of `moof` with two tracks, and the header of `mdat`.
+const FRAGMENT_HEADERS: usize = 160;
+/// Bytes of a sample's entry in `trun`: duration, size, flags, composition time.
+const SAMPLE_ENTRY: usize = 16;
 
 /// The initialization section (EXT-X-MAP) of a set of tracks.
 pub fn init(tracks: &Tracks) -> Bytes {
@@ -50,10 +54,10 @@ pub fn init(tracks: &Tracks) -> Bytes {
     out.into_boxed_slice().into()
 }
 
-/// Appends one chunk: a movie fragment and its samples, the video samples first. `scratch` is empty.
+/// Appends one chunk: a movie fragment and its samples, the video samples first.
 ///
 /// `sequence_number` is mfhd's and rises with every chunk.
-pub fn chunk(sequence_number: u32, samples: &[TimedSample], scratch: &mut Vec<u8>, file: &mut FileWriter) {
+pub fn chunk(sequence_number: u32, samples: &[TimedSample], file: &mut FileWriter) {
     let of = |kind: TrackKind| samples.iter().filter(move |timed| timed.sample.kind == kind);
     let (video, audio) = (of(TrackKind::Video), of(TrackKind::Audio));
     let (video_bytes, audio_bytes) = (payload(video.clone()), payload(audio.clone()));
@@ -63,17 +67,18 @@ pub fn chunk(sequence_number: u32, samples: &[TimedSample], scratch: &mut Vec<u8
     ];
     let mut moof = Moof { mfhd: Mfhd { sequence_number }, traf: tracks.into_iter().flatten().collect() };
     // The offsets' width does not depend on their values: measure first, then write.
-    encode(&moof, scratch);
-    let moof_len = scratch.len() as i32;
-    scratch.clear();
+    let mut head = Vec::with_capacity(FRAGMENT_HEADERS + samples.len() * SAMPLE_ENTRY);
+    encode(&moof, &mut head);
+    let moof_len = head.len() as i32;
+    head.clear();
     for trun in moof.traf.iter_mut().flat_map(|traf| &mut traf.trun) {
         trun.data_offset = trun.data_offset.map(|offset| offset + moof_len);
     }
-    encode(&moof, scratch);
+    encode(&moof, &mut head);
     // A segment is bounded far below 4 GiB (MAX_SEGMENT_BYTES).
-    scratch.extend(((MDAT_HEADER + video_bytes + audio_bytes) as u32).to_be_bytes());
-    scratch.extend(b"mdat");
-    file.put(scratch);
+    head.extend(((MDAT_HEADER + video_bytes + audio_bytes) as u32).to_be_bytes());
+    head.extend(b"mdat");
+    file.put(&head);
     for sample in video.chain(audio) {
         file.put(&sample.sample.data);
     }

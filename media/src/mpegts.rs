@@ -6,6 +6,7 @@ use crate::codec::avc::nal_type;
 use crate::sample::{TrackKind, Tracks};
 use crate::segment::TimedSample;
 use crate::{AacConfig, AvcConfig};
+use memory::FileWriter;
 use std::ops::Deref;
 
 /// Bytes of a transport stream packet.
@@ -52,7 +53,7 @@ impl<const N: usize> Deref for Field<N> {
 
 impl Muxer {
     /// PAT and PMT, due at the start of every segment (RFC 8216 section 3.2).
-    pub fn tables(&mut self, tracks: &Tracks, out: &mut Vec<u8>) {
+    pub fn tables(&mut self, tracks: &Tracks, out: &mut FileWriter) {
         let pat = [0, 1, 0xE0 | (PMT_PID >> 8) as u8, PMT_PID as u8];
         section(0, 0x00, &pat, &mut self.pat, out);
         let pcr = if tracks.video.is_some() { VIDEO_PID } else { AUDIO_PID };
@@ -66,7 +67,7 @@ impl Muxer {
     }
 
     /// One access unit, if its track is in `tracks`.
-    pub fn sample(&mut self, tracks: &Tracks, timed: &TimedSample, out: &mut Vec<u8>) {
+    pub fn sample(&mut self, tracks: &Tracks, timed: &TimedSample, out: &mut FileWriter) {
         match (timed.sample.kind, &tracks.video, &tracks.audio) {
             (TrackKind::Video, Some(config), _) => self.video(config, timed, out),
             (TrackKind::Audio, video, Some(config)) => self.audio(config, timed, video.is_none(), out),
@@ -74,7 +75,7 @@ impl Muxer {
         }
     }
 
-    fn video(&mut self, config: &AvcConfig, timed: &TimedSample, out: &mut Vec<u8>) {
+    fn video(&mut self, config: &AvcConfig, timed: &TimedSample, out: &mut FileWriter) {
         let sample = &timed.sample;
         let units = || config.nal_units(&sample.data).filter(|unit| unit[0] & 0x1F != nal_type::AUD);
         let with_sets = sample.random_access && !units().any(|unit| unit[0] & 0x1F == nal_type::SPS);
@@ -93,7 +94,7 @@ impl Muxer {
         }
     }
 
-    fn audio(&mut self, config: &AacConfig, timed: &TimedSample, carries_clock: bool, out: &mut Vec<u8>) {
+    fn audio(&mut self, config: &AacConfig, timed: &TimedSample, carries_clock: bool, out: &mut FileWriter) {
         let sample = &timed.sample;
         // A frame too long for ADTS cannot be said in MPEG-TS; `Intake` refuses such frames.
         let Ok(adts) = config.adts_header(sample.data.len()) else { return };
@@ -136,7 +137,7 @@ fn timestamp(prefix: u8, ticks: i64) -> [u8; 5] {
 struct Packets<'a> {
     lead: Lead,
     counter: &'a mut u8,
-    out: &'a mut Vec<u8>,
+    out: &'a mut FileWriter,
     /// Bytes for packets that are not begun.
     remaining: usize,
     /// Room in the packet that is begun.
@@ -145,7 +146,7 @@ struct Packets<'a> {
 
 impl<'a> Packets<'a> {
     /// Begins a PES packet of so many bytes, all of which must be put.
-    fn new(lead: Lead, length: usize, counter: &'a mut u8, out: &'a mut Vec<u8>) -> Self {
+    fn new(lead: Lead, length: usize, counter: &'a mut u8, out: &'a mut FileWriter) -> Self {
         let mut packets = Self { lead, counter, out, remaining: length, room: 0 };
         packets.begin(&adaptation_flags(lead), true);
         packets
@@ -157,7 +158,7 @@ impl<'a> Packets<'a> {
                 self.begin(&[], false);
             }
             let (now, later) = bytes.split_at(self.room.min(bytes.len()));
-            self.out.extend_from_slice(now);
+            self.out.put(now);
             (bytes, self.room) = (later, self.room - now.len());
         }
     }
@@ -185,35 +186,43 @@ fn adaptation_flags(lead: Lead) -> Field<7> {
 }
 
 /// The four header bytes and the adaptation field, grown by `stuffing` bytes.
-fn packet_header(pid: u16, start: bool, counter: &mut u8, flags: &[u8], stuffing: usize, out: &mut Vec<u8>) {
+fn packet_header(pid: u16, start: bool, counter: &mut u8, flags: &[u8], stuffing: usize, out: &mut FileWriter) {
     let adaptation = !flags.is_empty() || stuffing > 0;
     let control = 0x10 | u8::from(adaptation) << 5 | *counter;
-    out.extend_from_slice(&[0x47, u8::from(start) << 6 | (pid >> 8) as u8, pid as u8, control]);
     *counter = (*counter + 1) & 0x0F;
-    if !flags.is_empty() {
-        out.push((flags.len() + stuffing) as u8);
-        out.extend_from_slice(flags);
-        out.resize(out.len() + stuffing, 0xFF);
-    } else if stuffing > 0 {
-        // The length byte itself is the first byte of stuffing, the flags byte the second.
-        out.push((stuffing - 1) as u8);
-        if stuffing > 1 {
-            out.push(0);
-            out.resize(out.len() + stuffing - 2, 0xFF);
-        }
+    // Most packets have nothing else.
+    let header = [0x47, u8::from(start) << 6 | (pid >> 8) as u8, pid as u8, control];
+    if !adaptation {
+        return out.put(&header);
     }
+    let mut bytes = [0xFF; PACKET_LEN];
+    bytes[..4].copy_from_slice(&header);
+    let length = if flags.is_empty() {
+        // The length byte itself is the first byte of stuffing, the flags byte the second.
+        bytes[4] = (stuffing - 1) as u8;
+        if stuffing > 1 {
+            bytes[5] = 0;
+        }
+        4 + stuffing
+    } else {
+        bytes[4] = (flags.len() + stuffing) as u8;
+        bytes[5..5 + flags.len()].copy_from_slice(flags);
+        5 + flags.len() + stuffing
+    };
+    out.put(&bytes[..length]);
 }
 
 /// One program-specific section in a packet of its own (2.4.4).
-fn section(pid: u16, table_id: u8, body: &[u8], counter: &mut u8, out: &mut Vec<u8>) {
+fn section(pid: u16, table_id: u8, body: &[u8], counter: &mut u8, out: &mut FileWriter) {
     let length = 5 + body.len() + 4;
-    let mut section = vec![table_id, 0xB0 | (length >> 8) as u8, length as u8, 0, 1, 0xC1, 0, 0];
-    section.extend(body);
-    section.extend(crc32(&section).to_be_bytes());
-    out.extend([0x47, 0x40 | (pid >> 8) as u8, pid as u8, 0x10 | *counter, 0]);
+    let mut packet = vec![0x47, 0x40 | (pid >> 8) as u8, pid as u8, 0x10 | *counter, 0];
     *counter = (*counter + 1) & 0x0F;
-    out.extend(&section);
-    out.resize(out.len() + PACKET_LEN - 5 - section.len(), 0xFF);
+    let begins = packet.len();
+    packet.extend([table_id, 0xB0 | (length >> 8) as u8, length as u8, 0, 1, 0xC1, 0, 0]);
+    packet.extend(body);
+    packet.extend(crc32(&packet[begins..]).to_be_bytes());
+    packet.resize(PACKET_LEN, 0xFF);
+    out.put(&packet);
 }
 
 /// CRC of Annex A.
@@ -238,6 +247,10 @@ mod tests {
             video: Some(Arc::new(AvcConfig::parse(Bytes::from_static(&RECORD)).expect("valid"))),
             audio: Some(Arc::new(AacConfig::parse(Bytes::from_static(&[0x12, 0x10])).expect("valid"))),
         }
+    }
+
+    fn written(out: FileWriter) -> Bytes {
+        out.finish().to_bytes()
     }
 
     fn timed(kind: TrackKind, dts: i64, random_access: bool, data: Vec<u8>) -> TimedSample {
@@ -271,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_second_segment_continues_the_counters() {
-        let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), Vec::new());
+        let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), FileWriter::expecting(0));
         for segment in 0..2 {
             muxer.tables(&tracks, &mut out);
             for n in 0..20 {
@@ -281,18 +294,18 @@ mod tests {
             }
         }
         assert_eq!(out.len() % PACKET_LEN, 0);
-        assert_eq!(demux(&out).len(), 80);
+        assert_eq!(demux(&written(out)).len(), 80);
     }
 
     #[test]
     fn parameter_sets_precede_a_random_access_point_once() {
-        let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), Vec::new());
+        let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), FileWriter::expecting(0));
         muxer.tables(&tracks, &mut out);
         muxer.sample(&tracks, &timed(TrackKind::Video, 900_000, true, unit(9)), &mut out);
         let video = tracks.video.as_ref().expect("video");
         let expected =
             [&AUD[..], &START_CODE, &video.sps[0], &START_CODE, &video.pps[0], &START_CODE, &unit(9)[4..]].concat();
-        assert_eq!(demux(&out)[0].1, expected);
+        assert_eq!(demux(&written(out))[0].1, expected);
     }
 
     #[test]
@@ -309,8 +322,9 @@ mod tests {
 
     #[test]
     fn a_frame_of_sound_lies_in_its_packet_as_it_should() {
-        let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), Vec::new());
+        let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), FileWriter::expecting(0));
         muxer.sample(&tracks, &timed(TrackKind::Audio, 0x1_2345_6789, true, vec![5; 100]), &mut out);
+        let out = written(out);
         // Header; adaptation field of 188 - 4 - 1 - 14 - 107 bytes, a flags byte and stuffing.
         assert_eq!(out[..7], [0x47, 0x41, 0x01, 0x30, 62, 0x40, 0xFF]);
         assert!(out[7..67].iter().all(|byte| *byte == 0xFF));
@@ -322,12 +336,12 @@ mod tests {
     proptest! {
         #[test]
         fn every_size_is_packed_and_read_back(video in 1usize..800, audio in 1usize..800, dts in 0i64..0x1_FFFF_FFFF) {
-            let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), Vec::new());
+            let (tracks, mut muxer, mut out) = (tracks(), Muxer::default(), FileWriter::expecting(0));
             muxer.tables(&tracks, &mut out);
             muxer.sample(&tracks, &timed(TrackKind::Video, dts, false, unit(video)), &mut out);
             muxer.sample(&tracks, &timed(TrackKind::Audio, dts, true, vec![5; audio]), &mut out);
             prop_assert_eq!(out.len() % PACKET_LEN, 0);
-            let units = demux(&out);
+            let units = demux(&written(out));
             prop_assert_eq!(&units[0].1, &[&AUD[..], &START_CODE, &unit(video)[4..]].concat());
             prop_assert_eq!(units[1].1.len(), audio + 7);
         }

@@ -64,15 +64,15 @@ mod tests {
 
     fn fragmented(samples: &[TimedSample]) -> Bytes {
         let mut file = FileWriter::expecting(1 << 20);
-        cmaf::chunk(1, samples, &mut Vec::new(), &mut file);
+        cmaf::chunk(1, samples, &mut file);
         file.finish().to_bytes()
     }
 
     fn transported(samples: &[TimedSample]) -> Bytes {
-        let (mut muxer, mut out) = (mpegts::Muxer::default(), Vec::new());
+        let (mut muxer, mut out) = (mpegts::Muxer::default(), FileWriter::expecting(0));
         muxer.tables(&tracks(), &mut out);
         samples.iter().for_each(|timed| muxer.sample(&tracks(), timed, &mut out));
-        out.into()
+        out.finish().to_bytes()
     }
 
     fn plain(samples: &[TimedSample]) -> Vec<Sample> {

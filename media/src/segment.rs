@@ -231,13 +231,12 @@ impl OpenSegment {
 
     /// Writes the file; its parts.
     fn write(&self, continuity: &mut Continuity, file: &mut FileWriter) -> Vec<Part> {
-        let mut scratch = Vec::new();
         if self.container == Container::MpegTs {
-            continuity.muxer.tables(&self.init.tracks, &mut scratch);
+            continuity.muxer.tables(&self.init.tracks, file);
         }
         let (mut parts, mut offset) = (Vec::with_capacity(self.parts.len()), 0);
         for OpenPart { samples, duration, independent } in &self.parts {
-            self.write_part(samples, continuity, &mut scratch, file);
+            self.write_part(samples, continuity, file);
             let (length, duration, independent) = (file.len() - offset, *duration, *independent);
             parts.push(Part { offset, length, duration, independent });
             offset = file.len();
@@ -245,26 +244,14 @@ impl OpenSegment {
         parts
     }
 
-    /// `scratch` holds what precedes the part, and nothing afterwards.
-    fn write_part(
-        &self,
-        samples: &[TimedSample],
-        continuity: &mut Continuity,
-        scratch: &mut Vec<u8>,
-        file: &mut FileWriter,
-    ) {
+    fn write_part(&self, samples: &[TimedSample], continuity: &mut Continuity, file: &mut FileWriter) {
         match self.container {
             Container::MpegTs => {
-                for timed in samples {
-                    continuity.muxer.sample(&self.init.tracks, timed, scratch);
-                    file.put(scratch);
-                    scratch.clear();
-                }
+                samples.iter().for_each(|timed| continuity.muxer.sample(&self.init.tracks, timed, file));
             }
             Container::Cmaf => {
                 continuity.chunk_sequence = continuity.chunk_sequence.wrapping_add(1);
-                cmaf::chunk(continuity.chunk_sequence, samples, scratch, file);
-                scratch.clear();
+                cmaf::chunk(continuity.chunk_sequence, samples, file);
             }
         }
     }

@@ -38,8 +38,19 @@ impl FileWriter {
     }
 
     /// Appends bytes.
-    pub fn put(&mut self, mut bytes: &[u8]) {
+    #[inline]
+    pub fn put(&mut self, bytes: &[u8]) {
         self.length += bytes.len();
+        // Nearly always: packets of MPEG-TS are put in twice as many pieces.
+        if bytes.len() <= self.open.capacity().min(PIECE) - self.open.len() {
+            self.open.extend_from_slice(bytes);
+        } else {
+            self.put_across(bytes);
+        }
+    }
+
+    /// Appends bytes for which there is no room in the open piece.
+    fn put_across(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.open.len() == PIECE {
                 let full = std::mem::replace(&mut self.open, Vec::with_capacity(PIECE));

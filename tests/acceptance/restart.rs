@@ -170,6 +170,7 @@ fn the_allocator_is_built_as_memory_was_measured_with() {
         "tcache_max: 1024",
         "dirty_decay_ms: 500",
         "muzzy_decay_ms: 0",
+        "process_madvise_max_batch: 128",
         "cache_oblivious: false",
         "disable_large_size_classes: true",
     ] {

@@ -11,9 +11,9 @@ use storage::{Archive, LiveStream};
 use tokio::time::{Duration, Instant};
 
 /// A playlist that was replaced may still be read, by a web server or a copy: its file is not written into before this.
-const READ_BY_THEN: Duration = Duration::from_secs(30);
+const READ_BY_THEN: Duration = Duration::from_secs(10);
 /// Replaced files kept of each document: one for each tick until the first may be used again, and some.
-const MAX_SPARES: usize = 64;
+const MAX_SPARES: usize = 32;
 
 /// Replaced files for which there is new room at once.
 const A_FEW: usize = 4;

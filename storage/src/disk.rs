@@ -388,6 +388,14 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_answers() {
+        let (_directory, disk) = disk();
+        let (done, finished) = sync_channel(1);
+        disk.sync(move |result| done.send(result.is_ok()).expect("test waits")).expect("room");
+        assert_eq!(finished.recv_timeout(Duration::from_secs(30)), Ok(true));
+    }
+
+    #[test]
     fn syncs_are_grouped() {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();

@@ -16,7 +16,7 @@ pub const WARM_UP: Duration = Duration::from_secs(40);
 const MAX_BUSY: f64 = 0.8;
 /// How often memory is looked at after the time was measured: it breathes with segments that come and go.
 const LOOKS: u32 = 10;
-/// From look to look: half a segment.
+/// From look to look: half a segment, so that looks do not meet all segments at one age.
 const LOOK: Duration = Duration::from_secs(1);
 /// Void runs in a row after which the machine is not fit for it.
 const MAX_VOID: usize = 5;

@@ -74,9 +74,10 @@ fn work(worker: &Worker, sync: &dyn Fn() -> io::Result<()>, requests: &Receiver<
     while let Ok(first) = requests.recv() {
         let mut group = vec![first];
         let due = last.map_or(Instant::now(), |last| last + SYNC_EVERY).max(Instant::now() + GATHER);
-        // Syncs are this far apart. A sleep, and no wait for requests: each of them would wake this thread, which answers none before.
+        // Syncs are `SYNC_EVERY` apart. It sleeps and does not wait for requests: each would wake this thread, which answers none
+        // before.
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        group.extend(requests.try_iter().take(MAX_QUEUED));
+        group.extend(requests.try_iter().take(MAX_QUEUED - 1));
         last = Some(Instant::now());
         set_busy(worker, last);
         let result = sync();

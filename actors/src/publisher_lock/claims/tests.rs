@@ -17,7 +17,7 @@ pub(super) fn heard(media: Instant, read: Instant) -> Heard {
 fn a_claim_waits_until_the_holder_is_heard_again_or_is_found_stale() {
     let start = Instant::now();
     let at = |ms| start + Duration::from_millis(ms);
-    for (media_ms, expected) in [(1_450, Some(Decision::Refuse(2, Denial::Taken))), (1_449, None)] {
+    for (media_ms, expected) in [(1_400, Some(Decision::Refuse(2, Denial::Taken))), (1_200, None)] {
         let mut claims = claims(Policy::Hold);
         assert_eq!(claims.claim(1, at(0), heard(at(0), at(0)), at(0)), [Decision::Grant(1, 1)]);
         assert_eq!(claims.claim(2, at(1000), heard(at(900), at(1000)), at(1000)), []);
@@ -25,7 +25,7 @@ fn a_claim_waits_until_the_holder_is_heard_again_or_is_found_stale() {
         let decided = claims.look(heard(at(media_ms), at(1_500)), at(1_500));
         assert_eq!(decided.first(), expected.as_ref());
         if expected.is_none() {
-            let decided = claims.look(heard(at(media_ms), at(4_449)), at(4_449));
+            let decided = claims.look(heard(at(media_ms), at(4_200)), at(4_200));
             let closed = Decision::Close(1, Leaving::Lost);
             assert_eq!(decided, [Decision::Evict(1, "stale"), closed, Decision::Grant(2, 2)]);
         }

@@ -57,7 +57,9 @@ pub struct Seen {
 
 /// Audits every rendition of a playlist at once; a report for each.
 pub fn run(audit: &Audit) -> anyhow::Result<Vec<Report>> {
-    let first = get(&audit.url).with_context(|| format!("{} is not there", audit.url))?;
+    let url = &audit.url;
+    anyhow::ensure!(url.starts_with("http://"), "{url}: a playlist's URL begins with http:// (https is not supported)");
+    let first = get(url).with_context(|| format!("{url} cannot be read"))?;
     let urls = match m3u8_rs::parse_playlist_res(&first.body) {
         Ok(m3u8_rs::Playlist::MasterPlaylist(multivariant)) => {
             let variants = multivariant.variants.iter().map(|variant| variant.uri.clone());
@@ -90,6 +92,13 @@ fn get(url: &str) -> anyhow::Result<Answer> {
     let (content_type, cache_control) = (header("content-type").unwrap_or_default(), header("cache-control"));
     let body = response.body_mut().with_config().limit(MAX_BODY).read_to_vec()?;
     Ok(Answer { content_type, cache_control, body })
+}
+
+/// Why something cannot be read, without where in a library that was noticed.
+fn reason(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let line = text.lines().next().unwrap_or_default();
+    line.split(" (at /").next().unwrap_or_default().to_owned()
 }
 
 /// A URI relative to a playlist (RFC 3986 section 5), as far as playlists use it.
@@ -274,7 +283,7 @@ impl Follower {
             Ok(content) => {
                 self.continuity.take(sequence, &entry, content, self.history.independent, &mut self.findings);
             }
-            Err(error) => self.findings.add(Rule::Unreadable, &entry.uri, format!("{error:#}")),
+            Err(error) => self.findings.add(Rule::Unreadable, &entry.uri, reason(&error)),
         }
         if let Some(seen) = &self.seen {
             // Who has gone wants to see nothing more.
@@ -287,7 +296,10 @@ impl Follower {
         let name = uri.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or(uri);
         let real: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
         let listed = digests.get(name);
-        self.findings.check(listed == Some(&real), Rule::Digest, uri, || format!("listed {listed:?}, is {real}"));
+        self.findings.check(listed == Some(&real), Rule::Digest, uri, || match listed {
+            Some(listed) => format!("listed {listed}, is {real}"),
+            None => format!("not listed, is {real}"),
+        });
     }
 
     /// Fetches a segment a second time, while it is still listed.

@@ -18,6 +18,12 @@ use std::time::Duration;
 
 /// From the first sample until streams are listed for certain.
 const HEAD_START: Duration = Duration::from_secs(15);
+/// Media may end this much before the time that was asked for: a picture, and what audio is longer by.
+const END_TOLERANCE: Duration = Duration::from_millis(500);
+/// No run is longer: a hundred days, seconds.
+const MAX_SECONDS: u64 = 100 * 24 * 3600;
+/// Streams or viewers of a run, at most: what one machine has ports for.
+const MAX_PEERS: u64 = 20_000;
 
 /// Instruments that prove what a live-streaming server promises.
 #[derive(Debug, Parser)]
@@ -37,16 +43,16 @@ enum Command {
         #[arg(long)]
         clip: PathBuf,
         /// How many publishers.
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = peers)]
         streams: usize,
         /// For how long, seconds.
-        #[arg(long, default_value_t = 30)]
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
         seconds: u64,
         /// How many viewers follow them meanwhile.
         #[arg(long, default_value_t = 0)]
         viewers: usize,
         /// Media Playlist of a stream; {} is its number: http://localhost:8080/live/load-{}/0.m3u8
-        #[arg(long)]
+        #[arg(long, requires = "viewers")]
         play: Option<String>,
     },
     /// Follows live playlists and checks what RFC 8216 demands over time; prints what it found as JSON. Ends with 1 if
@@ -56,7 +62,7 @@ enum Command {
         #[arg(required = true)]
         urls: Vec<String>,
         /// For how long, seconds.
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
         seconds: u64,
         /// The playlists are expected to end meanwhile.
         #[arg(long)]
@@ -77,21 +83,22 @@ enum Command {
         /// The file.
         file: PathBuf,
         /// Frames a second.
-        #[arg(long, default_value_t = 30)]
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=240))]
         fps: u32,
         /// Its length, seconds.
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         seconds: u32,
         /// Number of the first picture.
         #[arg(long, default_value_t = 0)]
         first: u32,
     },
-    /// Plays numbered pictures from a file or playlist; prints which are missing, repeated or misordered as JSON.
+    /// Plays numbered pictures from a file or playlist; prints which are missing, repeated or misordered as JSON. Fails if any are,
+    /// if a segment cannot be fetched, or if there is less media than was asked for.
     Count {
         /// File or playlist.
         input: String,
         /// Of media, seconds; without it to the end.
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: Option<u32>,
     },
     /// Mounts a directory elsewhere, with faults. Each line read is a JSON array of rules that are in force from then
@@ -158,16 +165,16 @@ enum Command {
         #[arg(long, default_value = "target/bench")]
         directory: PathBuf,
         /// Streams at which all are measured.
-        #[arg(long, value_delimiter = ',', default_value = "200,500")]
+        #[arg(long, value_delimiter = ',', default_value = "200,500", value_parser = peers)]
         streams: Vec<usize>,
         /// Streams at which only we are measured; 0 for none.
         #[arg(long, default_value_t = 1500)]
         most: usize,
         /// Rounds in which contenders take turns.
-        #[arg(long, default_value_t = 2)]
+        #[arg(long, default_value_t = 2, value_parser = peers)]
         rounds: usize,
-        /// How long each run measures, seconds.
-        #[arg(long, default_value_t = 20)]
+        /// How long each run measures, seconds; it warms up for forty before that.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
         seconds: u64,
         /// The report.
         #[arg(long, default_value = "docs/benchmarks.md")]
@@ -254,6 +261,12 @@ fn run_scenarios(names: &[String], seed: u64, files: &Files) -> anyhow::Result<(
     scenario::run(names, &files.setting(seed), files.pages())
 }
 
+/// How many of something there are to be: one at least.
+fn peers(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_PEERS as usize).contains(number));
+    number.ok_or_else(|| format!("a number from 1 to {MAX_PEERS} is wanted"))
+}
+
 /// Publishers, and viewers if there are any; fails if a publisher was disconnected or a viewer met an error or a stall.
 fn load_with(load: &Load, viewers: usize, play: Option<&str>) -> anyhow::Result<()> {
     anyhow::ensure!(
@@ -265,15 +278,17 @@ fn load_with(load: &Load, viewers: usize, play: Option<&str>) -> anyhow::Result<
         move || load::run(&load, || ())
     });
     // A stream is listed some seconds after its first sample: who asks before is told to wait or to come back.
-    std::thread::sleep(HEAD_START.min(load.duration / 2));
+    let head_start = HEAD_START.min(load.duration / 3);
+    std::thread::sleep(head_start);
     let watching = play.map(|play| Viewers::start(viewers, load.streams, play)).transpose()?;
-    std::thread::sleep(load.duration.saturating_sub(2 * HEAD_START));
+    std::thread::sleep(load.duration.saturating_sub(2 * head_start));
     let seen = watching.map(Viewers::stop);
     let report = publishing.join().map_err(|_| anyhow::anyhow!("the generator panicked"))??;
     println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "publishers": report, "viewers": seen }))?);
     anyhow::ensure!(report.disconnected == 0, "{} publishers were disconnected", report.disconnected);
     let Some(seen) = seen else { return Ok(()) };
-    anyhow::ensure!(seen.errors == 0, "{} requests failed, the first: {:?}", seen.errors, seen.first_error);
+    let first = seen.first_error.unwrap_or_default();
+    anyhow::ensure!(seen.errors == 0, "{} requests failed, the first: {first}", seen.errors);
     anyhow::ensure!(
         seen.stalls == 0 && seen.played == seen.viewers,
         "{} stalls, {} of {} played",
@@ -284,16 +299,20 @@ fn load_with(load: &Load, viewers: usize, play: Option<&str>) -> anyhow::Result<
     Ok(())
 }
 
-/// Audits playlists side by side; fails if anything was found.
+/// Audits playlists side by side; fails if anything was found, or one cannot be audited. That loses nothing of the others.
 fn audit_all(urls: Vec<String>, seconds: u64, expect_end: bool) -> anyhow::Result<()> {
     let audits =
         urls.into_iter().map(|url| Audit { url, duration: Duration::from_secs(seconds), expect_end, seen: None });
     let audits: Vec<_> = audits.map(|audit| std::thread::spawn(move || audit::run(&audit))).collect();
-    let mut reports = Vec::new();
+    let (mut reports, mut failed) = (Vec::new(), Vec::new());
     for audit in audits {
-        reports.extend(audit.join().map_err(|_| anyhow::anyhow!("an auditor panicked"))??);
+        match audit.join().map_err(|_| anyhow::anyhow!("an auditor panicked"))? {
+            Ok(report) => reports.extend(report),
+            Err(error) => failed.push(format!("{error:#}")),
+        }
     }
     println!("{}", serde_json::to_string_pretty(&reports)?);
+    anyhow::ensure!(failed.is_empty(), "not audited: {}", failed.join("; "));
     let broken: Vec<_> = reports.iter().flat_map(|report| &report.findings).map(Finding::broken).collect();
     let found = broken.len();
     if found > 0 && broken.iter().all(Broken::is_late) {
@@ -329,6 +348,18 @@ fn faultfs(source: &Path, point: &Path, seed: u64) -> anyhow::Result<()> {
 fn count(input: &str, seconds: Option<u32>) -> anyhow::Result<()> {
     let counted = frames::count(input, seconds)?;
     println!("{}", serde_json::to_string_pretty(&counted)?);
+    let unreadable = counted.frames > 0 && counted.unreadable == counted.frames;
+    anyhow::ensure!(!unreadable, "none of these pictures has a number: `chaos numbered` makes such that have");
     anyhow::ensure!(counted.is_whole(), "the frames are not all there once and in order");
+    anyhow::ensure!(counted.not_fetched.is_empty(), "{} segments could not be fetched", counted.not_fetched.len());
+    let played = Duration::from_millis(counted.media_ms);
+    let asked = Duration::from_secs(seconds.unwrap_or(0).into());
+    let is_short = played + END_TOLERANCE < asked;
+    anyhow::ensure!(
+        !is_short,
+        "{:.1} s of media were there, {} s were asked for",
+        played.as_secs_f64(),
+        asked.as_secs()
+    );
     Ok(())
 }

@@ -63,6 +63,10 @@ fn read(socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match socket.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                let text = format!("the server did not answer within {} s", ANSWER_DEADLINE.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
             read => return read,
         }
     }
@@ -92,7 +96,7 @@ fn wait_for(socket: &mut TcpStream, session: &mut ClientSession, wanted: &Client
     while Instant::now() < deadline {
         let length = read(socket, &mut buffer)?;
         if length == 0 {
-            bail!("the server closed the connection after {answers:?}");
+            bail!("the server closed the connection{}", last_words(&answers));
         }
         let events = send(socket, session.handle_input(&buffer[..length])?)?;
         if events.contains(wanted) {
@@ -104,6 +108,15 @@ fn wait_for(socket: &mut TcpStream, session: &mut ClientSession, wanted: &Client
         }
     }
     bail!("the server did not answer within {} s", ANSWER_DEADLINE.as_secs())
+}
+
+/// What a server said before it closed the connection.
+fn last_words(answers: &[ClientSessionEvent]) -> String {
+    let word = |event: &ClientSessionEvent| match event {
+        ClientSessionEvent::UnhandleableOnStatusCode { code } => code.clone(),
+        event => format!("{event:?}"),
+    };
+    answers.last().map_or_else(String::new, |last| format!(" after it said {}", word(last)))
 }
 
 /// Sends what is to be sent; the events among the results.

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const STACK: usize = 256 << 10;
 /// A player begins this many segments before the end of the playlist (RFC 8216 section 6.3.3: three target durations).
 const BEHIND: usize = 3;
+/// What only Multivariant Playlists have (RFC 8216 section 4.3.4.2).
+const MULTIVARIANT: &[u8] = b"#EXT-X-STREAM-INF";
 /// How long a viewer waits after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(500);
 
@@ -121,7 +123,10 @@ impl Viewer {
     /// Reads the playlist once and fetches what is new; how long to wait until the next time (section 6.3.4).
     fn poll(&mut self) -> Option<Duration> {
         let text = self.get(&self.url.clone())?;
-        let playlist = m3u8_rs::parse_media_playlist_res(&text).ok()?;
+        let is_multivariant = text.windows(MULTIVARIANT.len()).any(|window| window == MULTIVARIANT);
+        let Some(playlist) = m3u8_rs::parse_media_playlist_res(&text).ok().filter(|_| !is_multivariant) else {
+            return self.failed("it is no Media Playlist: name one, such as …/0.m3u8");
+        };
         let target = Duration::from_secs(playlist.target_duration.max(1));
         let end = playlist.media_sequence + playlist.segments.len() as u64;
         let first = end.saturating_sub(BEHIND as u64);
@@ -161,6 +166,12 @@ impl Viewer {
                 None
             }
         }
+    }
+
+    fn failed<T>(&mut self, why: &str) -> Option<T> {
+        self.seen.errors += 1;
+        self.seen.first_error.get_or_insert_with(|| format!("{}: {why}", self.url));
+        None
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::broken::Broken;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A rule that was broken. The number is the section of RFC 8216 it comes from, where it comes from there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -70,11 +70,25 @@ pub struct Finding {
     pub rule: Rule,
     /// What it was found at.
     pub subject: String,
-    /// What was expected and what was there.
+    /// What was expected and what was there, the first time.
     pub detail: String,
+    /// When it was found, milliseconds from the beginning of the audit.
+    #[serde(default)]
+    pub at_ms: u64,
+    /// When it was found last.
+    #[serde(default)]
+    pub last_ms: u64,
+    /// How often.
+    #[serde(default)]
+    pub times: u64,
 }
 
 impl Finding {
+    /// What was found once, at the beginning.
+    pub fn new(rule: Rule, subject: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { rule, subject: subject.into(), detail: detail.into(), at_ms: 0, last_ms: 0, times: 1 }
+    }
+
     /// As a promise that was broken.
     pub fn broken(&self) -> Broken {
         let sentence = format!("{:?} at {}: {}", self.rule, self.subject, self.detail);
@@ -86,17 +100,27 @@ impl Finding {
 const MAX_FINDINGS: usize = 500;
 
 /// What was found so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Findings {
+    begun: Instant,
     list: Vec<Finding>,
 }
 
+impl Default for Findings {
+    fn default() -> Self {
+        Self { begun: Instant::now(), list: Vec::new() }
+    }
+}
+
 impl Findings {
-    /// Adds a finding, unless the same rule was found broken at the same place.
+    /// Adds a finding; if the same rule was found broken at the same place, that it was once more.
     pub fn add(&mut self, rule: Rule, subject: &str, detail: impl Into<String>) {
-        let known = self.list.iter().any(|finding| finding.rule == rule && finding.subject == subject);
-        if !known && self.list.len() < MAX_FINDINGS {
-            self.list.push(Finding { rule, subject: subject.to_owned(), detail: detail.into() });
+        let now_ms = self.begun.elapsed().as_millis() as u64;
+        if let Some(known) = self.list.iter_mut().find(|known| known.rule == rule && known.subject == subject) {
+            known.last_ms = now_ms;
+            known.times += 1;
+        } else if self.list.len() < MAX_FINDINGS {
+            self.list.push(Finding { at_ms: now_ms, last_ms: now_ms, ..Finding::new(rule, subject, detail) });
         }
     }
 

@@ -3,6 +3,7 @@
 use super::finding::{Findings, Rule};
 use m3u8_rs::{MediaPlaylist, MediaSegment};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 /// Segments remembered: half an hour of two-second segments. Older ones are not listed any more.
@@ -27,6 +28,17 @@ pub struct Entry {
     pub wall: Option<f64>,
     /// EXT-X-GAP.
     pub gap: bool,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} s", self.uri, self.duration)?;
+        let map = self.map.iter().map(|map| format!(" with {map}"));
+        let wall = self.wall.iter().map(|wall| format!(" at {wall:.3} s since 1970"));
+        map.chain(wall).try_for_each(|text| f.write_str(&text))?;
+        f.write_str(if self.discontinuity { " after a discontinuity" } else { "" })?;
+        f.write_str(if self.gap { ", a gap" } else { "" })
+    }
 }
 
 /// What has been seen of a playlist.
@@ -209,5 +221,5 @@ fn check_same(seen: &Entry, entry: &Entry, first: bool, findings: &mut Findings)
     // Some servers tell the time of the first entry only.
     let wall = entry.wall.and(seen.wall).map_or(seen.wall, |_| entry.wall);
     let same = Entry { discontinuity_number: seen.discontinuity_number, gap: seen.gap, wall, ..entry.clone() } == *seen;
-    findings.check(same, Rule::EntryChanged, &seen.uri, || format!("{seen:?} became {entry:?}"));
+    findings.check(same, Rule::EntryChanged, &seen.uri, || format!("{seen} became {entry}"));
 }

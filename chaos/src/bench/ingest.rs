@@ -18,6 +18,8 @@ const MAX_BUSY: f64 = 0.8;
 const LOOKS: u32 = 10;
 /// From look to look: half a segment, so that looks do not meet all segments at one age.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long memory is looked at.
+pub const LOOKING: Duration = LOOK.saturating_mul(LOOKS);
 /// Void runs in a row after which the machine is not fit for it.
 const MAX_VOID: usize = 5;
 

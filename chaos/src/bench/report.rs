@@ -37,7 +37,14 @@ pub struct Bench {
 
 /// Measures everything and writes the report.
 pub fn run(bench: &Bench) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&bench.directory)?;
+    let program = bench.program.display();
+    anyhow::ensure!(bench.program.is_file(), "{program} is not there: build it, or name another one with --program");
+    let place = bench.report.parent().filter(|place| !place.as_os_str().is_empty());
+    anyhow::ensure!(place.is_none_or(Path::is_dir), "there is no directory for {}", bench.report.display());
+    let runs = 2 + bench.rounds * bench.streams.len() * 4 + usize::from(bench.most > 0);
+    let seconds = (WARM_UP + bench.window).as_secs() + ingest::LOOKING.as_secs();
+    eprintln!("{runs} runs of at least {seconds} s each, and what viewers cost; those with one stream come first");
+    std::fs::create_dir_all(&bench.directory).with_context(|| format!("{}", bench.directory.display()))?;
     let directory = std::fs::canonicalize(&bench.directory)?;
     let clip = clip(&directory.join("clip.flv"), "850k", "96k")?;
     let large = clip_of_two_megabits(&directory)?;

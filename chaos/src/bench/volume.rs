@@ -21,6 +21,8 @@ impl Volume {
         let (image, mount) = (directory.join("volume.img"), directory.join("volume"));
         std::fs::create_dir_all(&mount)?;
         let _ = Command::new("umount").arg("-q").arg(&mount).status();
+        let is_mounted = Command::new("mountpoint").arg("-q").arg(&mount).status()?.success();
+        ensure!(!is_mounted, "{} is still in use: end what uses it (`fuser -vm`), and unmount it", mount.display());
         let _ = std::fs::remove_file(&image);
         std::fs::File::create(&image)?.set_len(SIZE)?;
         run(Command::new("mkfs.ext4").args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image))?;

@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn every_promise_that_is_broken_is_found_and_none_that_is_kept() {
         assert_eq!(kept().broken(), []);
-        let finding = Finding { rule: Rule::Digest, subject: "0-7.m4s".to_owned(), detail: String::new() };
+        let finding = Finding::new(Rule::Digest, "0-7.m4s", "");
         let recorded = |change: fn(&mut Recorded)| {
             let mut recorded = kept().recorded.expect("one");
             change(&mut recorded);
@@ -295,7 +295,7 @@ mod tests {
             assert!(found.len() == 1 && found[0].to_string().contains(part), "{part}: {found:?}");
         }
         // That no segment came for more than 1.5 target durations is found by the auditor, too, who knows no generator.
-        let finding = Finding { rule: Rule::NoNewSegment, subject: "playlist".to_owned(), detail: String::new() };
+        let finding = Finding::new(Rule::NoNewSegment, "playlist", "");
         let waited =
             |longest_wait, findings| Observed { longest_wait, findings, generator_lag: 0.5, ..kept() }.broken();
         assert_eq!(waited(3.4, vec![finding.clone()]), []);

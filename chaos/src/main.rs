@@ -277,7 +277,8 @@ fn load_with(load: &Load, viewers: usize, play: Option<&str>) -> anyhow::Result<
         let load = load.clone();
         move || load::run(&load, || ())
     });
-    // A stream is listed some seconds after its first sample: who asks before is told to wait or to come back.
+    // A stream is listed some seconds after its first sample: who asks before is told to wait or to come back. The load goes on
+    // for as long after viewers have stopped. Both sleeps are the time that is measured, and wait for nothing else.
     let head_start = HEAD_START.min(load.duration / 3);
     std::thread::sleep(head_start);
     let watching = play.map(|play| Viewers::start(viewers, load.streams, play)).transpose()?;

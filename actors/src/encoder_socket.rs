@@ -54,7 +54,7 @@ impl EncoderSocket {
         Ok(())
     }
 
-    /// Waits until it should be read, at most `slice`, or until the next step; false if nothing has come.
+    /// Waits until it should be read, at most `slice`; in step until the next step, whatever `slice` is. False if nothing has come.
     pub async fn ready(&mut self, slice: Duration) -> io::Result<bool> {
         let came = std::mem::take(&mut self.came);
         match &self.reading {

@@ -33,7 +33,7 @@ use meter::Meter;
 
 /// From accept to an accepted publish: encoders take well under a second.
 pub const PUBLISH_DEADLINE: Duration = Duration::from_secs(15);
-/// How long one handler waits for bytes; other messages wait no longer, but for a step while it publishes.
+/// How long one handler waits for bytes, and other messages with it; once it publishes that is a step (`encoder_socket`).
 const READ_SLICE: Duration = Duration::from_millis(250);
 /// How long a peer may leave our few answers unread: less than an actor may take.
 const WRITE_DEADLINE: Duration = Duration::from_secs(3);

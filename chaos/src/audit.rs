@@ -9,6 +9,7 @@ pub mod finding;
 pub mod pictures;
 mod playlist;
 
+use crate::interrupted::is_interrupted;
 use anyhow::Context;
 use continuity::Continuity;
 use finding::{Findings, Report, Rule};
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use ureq::ResponseExt;
 
 /// How often playlists are read.
 const POLL: Duration = Duration::from_millis(200);
@@ -24,8 +26,12 @@ const POLL: Duration = Duration::from_millis(200);
 const ANSWER: Duration = Duration::from_secs(10);
 /// Before a removed segment may go, it is fetched once more this long before.
 const MARGIN: Duration = Duration::from_millis(700);
-/// Largest body that is read, bytes.
+/// Largest segment that is read, bytes.
 const MAX_BODY: u64 = 256 << 20;
+/// Largest playlist, bytes: a day of segments of two seconds.
+const MAX_PLAYLIST: u64 = 8 << 20;
+/// Most renditions that are followed, each by a thread.
+const MAX_RENDITIONS: usize = 100;
 /// Where digests are published beside a playlist, if they are.
 const DIGESTS: &str = "segments-sha256.json";
 
@@ -59,15 +65,17 @@ pub struct Seen {
 pub fn run(audit: &Audit) -> anyhow::Result<Vec<Report>> {
     let url = &audit.url;
     anyhow::ensure!(url.starts_with("http://"), "{url}: a playlist's URL begins with http:// (https is not supported)");
-    let first = get(url).with_context(|| format!("{url} cannot be read"))?;
-    let urls = match m3u8_rs::parse_playlist_res(&first.body) {
+    let first = get(url, MAX_PLAYLIST).with_context(|| format!("{url} cannot be read"))?;
+    let urls: BTreeSet<_> = match m3u8_rs::parse_playlist_res(&first.body) {
         Ok(m3u8_rs::Playlist::MasterPlaylist(multivariant)) => {
             let variants = multivariant.variants.iter().map(|variant| variant.uri.clone());
             let renditions = multivariant.alternatives.iter().filter_map(|rendition| rendition.uri.clone());
-            variants.chain(renditions).map(|uri| beside(&audit.url, &uri)).collect()
+            variants.chain(renditions).map(|uri| beside(&first.url, &uri)).collect()
         }
         _ => BTreeSet::from([audit.url.clone()]),
     };
+    let renditions = urls.len();
+    anyhow::ensure!(renditions <= MAX_RENDITIONS, "{url} has {renditions} renditions, more than {MAX_RENDITIONS}");
     let followers: Vec<_> = urls
         .into_iter()
         .map(|url| {
@@ -75,23 +83,29 @@ pub fn run(audit: &Audit) -> anyhow::Result<Vec<Report>> {
             std::thread::spawn(move || Follower::new(url, audit.seen.clone()).follow(&audit))
         })
         .collect();
-    followers.into_iter().map(|follower| follower.join().map_err(|_| anyhow::anyhow!("the auditor panicked"))).collect()
+    followers
+        .into_iter()
+        .map(|follower| follower.join().map_err(|_| anyhow::anyhow!("the auditor of {url} panicked")))
+        .collect()
 }
 
 struct Answer {
+    /// Where it came from in the end: what it names lies beside that (RFC 3986 section 5.1.3).
+    url: String,
     content_type: String,
     cache_control: Option<String>,
     body: Vec<u8>,
 }
 
 /// The answer, if it is a 200; else what it was.
-fn get(url: &str) -> anyhow::Result<Answer> {
+fn get(url: &str, most: u64) -> anyhow::Result<Answer> {
     let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER)).build();
     let mut response = ureq::Agent::new_with_config(config).get(url).call()?;
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (content_type, cache_control) = (header("content-type").unwrap_or_default(), header("cache-control"));
-    let body = response.body_mut().with_config().limit(MAX_BODY).read_to_vec()?;
-    Ok(Answer { content_type, cache_control, body })
+    let url = response.get_uri().to_string();
+    let body = response.body_mut().with_config().limit(most).read_to_vec()?;
+    Ok(Answer { url, content_type, cache_control, body })
 }
 
 /// Why something cannot be read, without where in a library that was noticed.
@@ -127,6 +141,8 @@ struct Again {
 
 struct Follower {
     url: String,
+    /// Where it was read last, after redirections.
+    base: String,
     history: History,
     continuity: Continuity,
     findings: Findings,
@@ -146,6 +162,7 @@ struct Follower {
 impl Follower {
     fn new(url: String, seen: Option<SyncSender<Seen>>) -> Self {
         Self {
+            base: url.clone(),
             url,
             seen,
             history: History::default(),
@@ -164,16 +181,18 @@ impl Follower {
 
     fn follow(mut self, audit: &Audit) -> Report {
         let begun = Instant::now();
-        while begun.elapsed() < audit.duration {
+        while begun.elapsed() < audit.duration && !is_interrupted() {
             let due = begun.elapsed() + POLL;
-            self.poll(begun);
+            self.findings.now = begun.elapsed();
+            self.poll(begun, audit.duration);
             self.fetch_what_leaves(begun);
             std::thread::sleep(due.saturating_sub(begun.elapsed()));
         }
         let ended = self.history.has_ended();
         self.findings
             .check(audit.expect_end || !ended, Rule::EndedUnexpectedly, "playlist", || "it has ENDLIST".into());
-        self.findings.check(!audit.expect_end || ended, Rule::NotEnded, "playlist", || "it has no ENDLIST".into());
+        let may_go_on = !audit.expect_end || is_interrupted();
+        self.findings.check(may_go_on || ended, Rule::NotEnded, "playlist", || "it has no ENDLIST".into());
         Report {
             url: self.url,
             polls: self.polls,
@@ -187,13 +206,14 @@ impl Follower {
         }
     }
 
-    fn poll(&mut self, begun: Instant) {
+    fn poll(&mut self, begun: Instant, until: Duration) {
         self.polls += 1;
         let asked = begun.elapsed();
-        let answer = match get(&self.url) {
+        let answer = match get(&self.url, MAX_PLAYLIST) {
             Ok(answer) => answer,
             Err(error) => return self.findings.add(Rule::Status, "playlist", error.to_string()),
         };
+        self.base.clone_from(&answer.url);
         self.check_playlist_headers(&answer);
         let at = begun.elapsed();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
@@ -202,7 +222,8 @@ impl Follower {
         self.note_removed(&reading);
         self.last_asked = asked;
         let digests = if reading.new.is_empty() { None } else { self.read_digests() };
-        for sequence in &reading.new {
+        // Each may take as long as an answer may: those that are left when the time is over were not asked for.
+        for sequence in reading.new.iter().take_while(|_| begun.elapsed() < until && !is_interrupted()) {
             if self.segments == 0 {
                 self.first_segment = at;
             }
@@ -245,7 +266,7 @@ impl Follower {
     }
 
     fn read_digests(&mut self) -> Option<BTreeMap<String, String>> {
-        let answer = get(&beside(&self.url, DIGESTS));
+        let answer = get(&beside(&self.base, DIGESTS), MAX_BODY);
         if let Err(error) = &answer {
             self.findings.check(!self.digests, Rule::Digest, DIGESTS, || error.to_string());
         }
@@ -258,7 +279,7 @@ impl Follower {
     fn fetch_new(&mut self, sequence: u64, digests: Option<&BTreeMap<String, String>>) {
         let Some(entry) = self.history.entry(sequence).cloned().filter(|entry| !entry.gap) else { return };
         if let Some(map) = entry.map.as_ref().filter(|map| !self.maps.contains_key(*map)) {
-            match get(&beside(&self.url, map)) {
+            match get(&beside(&self.base, map), MAX_BODY) {
                 Ok(answer) => {
                     self.check_digest(map, &answer.body, digests);
                     self.maps.insert(map.clone(), answer.body);
@@ -266,7 +287,7 @@ impl Follower {
                 Err(error) => self.findings.add(Rule::Status, map, error.to_string()),
             }
         }
-        let answer = match get(&beside(&self.url, &entry.uri)) {
+        let answer = match get(&beside(&self.base, &entry.uri), MAX_BODY) {
             Ok(answer) => answer,
             Err(error) => return self.findings.add(Rule::Status, &entry.uri, error.to_string()),
         };
@@ -316,7 +337,7 @@ impl Follower {
     fn fetch_again(&mut self, sequence: u64, expected: [u8; 32]) -> Option<(String, anyhow::Error)> {
         let uri = self.history.entry(sequence)?.uri.clone();
         self.refetched += 1;
-        match get(&beside(&self.url, &uri)) {
+        match get(&beside(&self.base, &uri), MAX_BODY) {
             Ok(answer) => {
                 let same = <[u8; 32]>::from(Sha256::digest(&answer.body)) == expected;
                 self.findings.check(same, Rule::BytesChanged, &uri, || "other bytes than when it was new".into());

@@ -30,6 +30,9 @@ impl Mount {
     /// Mounts `source` at `point`, without faults; needs root and /dev/fuse.
     pub fn new(source: &Path, point: &Path, seed: u64) -> anyhow::Result<Self> {
         anyhow::ensure!(Path::new("/dev/fuse").exists(), "there is no /dev/fuse: load the module `fuse`");
+        for directory in [source, point] {
+            anyhow::ensure!(directory.is_dir(), "{} is no directory", directory.display());
+        }
         let rules = Arc::new(Rules::seeded(seed));
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("faultfs".to_owned()), MountOption::DefaultPermissions];

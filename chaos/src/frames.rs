@@ -3,12 +3,15 @@
 //! The number is drawn as a row of black and white blocks, large enough to survive any encoder, with a check
 //! byte: a picture that is damaged says nothing rather than something wrong.
 
-use anyhow::{Context, ensure};
+mod ffmpeg;
+
+use anyhow::{Context, bail, ensure};
+use ffmpeg::{Player, heard, listen};
 use serde::Serialize;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
-use std::process::{ChildStderr, Command, Stdio};
-use std::thread::{self, JoinHandle};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Size of a picture, pixels.
 pub const WIDTH: usize = 320;
@@ -29,6 +32,8 @@ const WHITE: u8 = 235;
 const MAX_LISTED: usize = 100;
 /// How long ffmpeg waits for an answer, microseconds.
 const ANSWER_US: &str = "20000000";
+/// Media may end this much before the time that was asked for, milliseconds: a picture, and what audio is longer by.
+const END_TOLERANCE_MS: u64 = 500;
 
 /// Draws a frame number into a grey picture.
 pub fn draw(number: u32, picture: &mut [u8]) {
@@ -89,11 +94,34 @@ pub struct Count {
     pub unreadable: u64,
     /// Media that was played, milliseconds.
     pub media_ms: u64,
-    /// Segments that could not be fetched, as ffmpeg tells it.
-    pub not_fetched: Vec<String>,
+    /// How many times a segment, or a live playlist, could not be fetched, ...
+    pub not_fetched: u64,
+    /// ... as ffmpeg tells of the first of them.
+    pub not_fetched_lines: Vec<String>,
+    /// Why it was ended before its end, if it was.
+    pub cut_short: Option<String>,
 }
 
 impl Count {
+    /// What is to be said against this playback, of which so many seconds were asked for.
+    pub fn verdict(&self, asked: Option<u32>) -> Result<(), String> {
+        let asked_ms = u64::from(asked.unwrap_or(0)) * 1000;
+        if let Some(why) = &self.cut_short {
+            Err(format!("{why}: this is what was counted until then"))
+        } else if self.frames > 0 && self.unreadable == self.frames {
+            Err("none of these pictures has a number: `chaos numbered` makes such that have".to_owned())
+        } else if self.not_fetched > 0 {
+            Err(format!("segments or playlists could not be fetched, {} times", self.not_fetched))
+        } else if !self.is_whole() {
+            Err("the frames are not all there once and in order".to_owned())
+        } else if self.media_ms + END_TOLERANCE_MS < asked_ms {
+            let there = self.media_ms as f64 / 1000.0;
+            Err(format!("{there:.1} s of media were there, {} s were asked for", asked_ms / 1000))
+        } else {
+            Ok(())
+        }
+    }
+
     /// Takes the next picture's number.
     pub fn take(&mut self, number: Option<u32>) {
         self.frames += 1;
@@ -124,8 +152,8 @@ impl Count {
         self.missing_ranges.extend(rest.into_iter().filter(|(a, b)| a <= b && *b != u32::MAX));
     }
 
-    /// Whether every number from the first to the last was shown once and in order. Whether that is all there should have been is
-    /// told by `media_ms` and `not_fetched`.
+    /// Whether every number from the first to the last was shown once and in order; `verdict` says whether that is all there
+    /// should have been.
     pub fn is_whole(&self) -> bool {
         let clean = self.repeated.is_empty() && self.misordered.is_empty();
         self.frames > 0 && self.missing == 0 && self.unreadable == 0 && clean
@@ -146,11 +174,12 @@ pub fn make(file: &Path, fps: u32, seconds: u32, first: u32) -> anyhow::Result<(
     let (rate, gop) = (fps.to_string(), (2 * fps).to_string());
     let tone = format!("sine=frequency=440:sample_rate=48000:duration={seconds}");
     let mut ffmpeg = Command::new("ffmpeg");
-    ffmpeg.args(["-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "gray", "-s", &size, "-r", &rate, "-i", "-"]);
+    ffmpeg.args(["-v", "level+error", "-y", "-f", "rawvideo", "-pix_fmt", "gray", "-s", &size, "-r", &rate, "-i", "-"]);
     ffmpeg.args(["-f", "lavfi", "-i", &tone, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]);
     ffmpeg.args(["-bf", "2", "-g", &gop, "-keyint_min", &gop, "-sc_threshold", "0", "-crf", "28", "-c:a", "aac"]);
-    ffmpeg.args(["-f", "flv"]).arg(file).stdin(Stdio::piped()).stderr(Stdio::piped());
-    let mut encoder = ffmpeg.spawn().context("ffmpeg is missing: install what `make tools` installs")?;
+    let part = part_of(file);
+    ffmpeg.args(["-f", "flv"]).arg(&part).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut encoder = ffmpeg.spawn().context("ffmpeg cannot be run: install it")?;
     let mut pipe = encoder.stdin.take().context("no pipe")?;
     let said = listen(encoder.stderr.take().context("no pipe")?);
     let mut picture = vec![0; WIDTH * HEIGHT];
@@ -163,10 +192,31 @@ pub fn make(file: &Path, fps: u32, seconds: u32, first: u32) -> anyhow::Result<(
     }
     drop(pipe);
     let status = encoder.wait()?;
-    let said = said.join().unwrap_or_default().errors;
+    let said = heard(said)?.errors.join("; ");
     // That a file could not be finished is said, and is no failure of ffmpeg's.
-    ensure!(status.success() && said.is_empty(), "{} could not be made: {}", file.display(), said.join("; "));
+    if !status.success() || !said.is_empty() {
+        if part != file {
+            // It may not even be there.
+            let _ = fs::remove_file(&part);
+        }
+        bail!("{} could not be made ({status}): {said}", file.display());
+    }
+    if part != file {
+        fs::rename(&part, file).with_context(|| format!("{} could not be made", file.display()))?;
+    }
     Ok(())
+}
+
+/// What is written until it is whole, so that half a file is not taken for one; a device has no such.
+fn part_of(file: &Path) -> PathBuf {
+    match file.file_name() {
+        Some(name) if !file.exists() || file.is_file() => {
+            let mut part = name.to_owned();
+            part.push(".part");
+            file.with_file_name(part)
+        }
+        _ => file.to_owned(),
+    }
 }
 
 /// Plays a file or a playlist with ffmpeg, every frame it decodes once, for at most `seconds` of media.
@@ -187,52 +237,19 @@ pub fn count(input: &str, seconds: Option<u32>) -> anyhow::Result<Count> {
     let size = format!("{WIDTH}x{HEIGHT}");
     ffmpeg.args(["-an", "-vsync", "passthrough", "-s", &size, "-f", "rawvideo", "-pix_fmt", "gray", "-"]);
     ffmpeg.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut player = ffmpeg.spawn().context("ffmpeg is missing: install what `make tools` installs")?;
-    let mut pipe = player.stdout.take().context("no pipe")?;
+    let mut player = ffmpeg.spawn().context("ffmpeg cannot be run: install it")?;
+    let pipe = player.stdout.take().context("no pipe")?;
     let said = listen(player.stderr.take().context("no pipe")?);
-    let (mut picture, mut counted) = (vec![0; WIDTH * HEIGHT], Count::default());
-    while pipe.read_exact(&mut picture).is_ok() {
-        counted.take(read(&picture));
-    }
-    let status = player.wait()?;
-    let said = said.join().unwrap_or_default();
+    let (player, mut counted) = (Player::guarded(player), Count::default());
+    player.read(pipe, &mut [0; WIDTH * HEIGHT], |picture| counted.take(read(picture)));
+    let (status, cut_short) = player.wait()?;
+    let said = heard(said)?;
     said.errors.iter().for_each(|line| eprintln!("{line}"));
-    ensure!(status.success(), "{input} could not be played: {status}");
+    ensure!(cut_short.is_some() || status.success(), "{input} could not be played: {status}");
+    counted.cut_short = cut_short;
     (counted.media_ms, counted.not_fetched) = (said.media_us / 1000, said.not_fetched);
+    counted.not_fetched_lines = said.not_fetched_lines;
     Ok(counted)
-}
-
-/// What ffmpeg said.
-#[derive(Debug, Default)]
-struct Said {
-    /// Errors.
-    errors: Vec<String>,
-    /// Segments that could not be fetched.
-    not_fetched: Vec<String>,
-    /// Media that has been put out, microseconds.
-    media_us: u64,
-}
-
-impl Said {
-    /// A line that tells of progress, or a message, with its level where that was asked for.
-    fn take(&mut self, line: String) {
-        match line.split_once('=') {
-            Some(("out_time_us", time)) => self.media_us = time.trim().parse().unwrap_or(self.media_us),
-            Some((key, _)) if key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') => {}
-            _ if line.contains("Failed to open segment") => note(&mut self.not_fetched, line),
-            _ if line.contains("[warning]") => {}
-            _ => note(&mut self.errors, line),
-        }
-    }
-}
-
-/// Reads what ffmpeg says until it ends: one that is not read waits.
-fn listen(stderr: ChildStderr) -> JoinHandle<Said> {
-    thread::spawn(move || {
-        let mut said = Said::default();
-        BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| said.take(line));
-        said
-    })
 }
 
 #[cfg(test)]
@@ -277,19 +294,22 @@ mod tests {
     }
 
     #[test]
-    fn what_ffmpeg_says_is_progress_a_segment_that_is_missing_or_an_error() {
-        let mut said = Said::default();
-        let lines = ["frame=30", "out_time_us=N/A", "out_time_us=1500000", "speed=   1x", "progress=end"];
-        let messages = [
-            "[hls @ 0x1] [warning] Failed to open segment 3 of playlist 0",
-            "[hls @ 0x1] [warning] a=b",
-            "[error] it = broken",
-        ];
-        lines.into_iter().chain(messages).for_each(|line| said.take(line.to_owned()));
-        assert_eq!(
-            (said.media_us, said.not_fetched.len(), &said.errors[..]),
-            (1_500_000, 1, &["[error] it = broken".to_owned()][..])
-        );
+    fn a_playback_is_judged_by_what_was_asked_for_and_by_the_cause_first() {
+        let whole = Count { media_ms: 9_600, ..counted(&[7, 8, 9]) };
+        assert_eq!(whole.verdict(None), Ok(()));
+        assert_eq!(whole.verdict(Some(10)), Ok(()));
+        for (count, asked, why) in [
+            (Count::default(), None, "not all there"),
+            (counted(&[7, 9]), None, "not all there"),
+            (Count { frames: 2, unreadable: 2, ..Count::default() }, None, "has a number"),
+            (whole.clone(), Some(11), "9.6 s of media were there, 11 s were asked for"),
+            (Count { not_fetched: 3, ..counted(&[7, 9]) }, None, "could not be fetched, 3 times"),
+            (Count { cut_short: Some("interrupted".to_owned()), ..whole.clone() }, None, "interrupted: this is"),
+            (Count { not_fetched: 1, ..whole }, None, "could not be fetched, 1 times"),
+        ] {
+            let said = count.verdict(asked).expect_err(why);
+            assert!(said.contains(why), "{said}");
+        }
     }
 
     #[test]
@@ -301,6 +321,10 @@ mod tests {
         ] {
             let error = make(Path::new(file), fps, seconds, first).expect_err(file).to_string();
             assert!(error.contains(why), "{file}: {error}");
+            assert!(
+                !file.starts_with("/dev") || Path::new(file).exists() && !Path::new(file).is_file(),
+                "{file} is no device any more"
+            );
         }
     }
 

@@ -8,6 +8,7 @@ pub mod clip;
 pub mod encoder;
 pub mod faultfs;
 pub mod frames;
+pub mod interrupted;
 pub mod load;
 pub mod rtmp_client;
 pub mod scenario;

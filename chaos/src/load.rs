@@ -4,6 +4,7 @@
 //! part of the report: a server cannot be blamed for that.
 
 use crate::clip::Clip;
+use crate::interrupted::is_interrupted;
 use crate::rtmp_client::{Target, publish};
 use anyhow::Context;
 use serde::Serialize;
@@ -57,7 +58,7 @@ pub struct Report {
     pub disconnected: usize,
     /// Longest time a message was sent after it was due because this generator was late, milliseconds.
     pub generator_lag_ms: u64,
-    /// Longest time a message waited because the server did not read, milliseconds.
+    /// Longest time a message waited because the server did not read, milliseconds. What the system's buffers took did not wait.
     pub server_lag_ms: u64,
 }
 
@@ -84,7 +85,7 @@ pub fn run(load: &Load, started: impl FnOnce()) -> anyhow::Result<Report> {
         let due = TICK * tick as u32;
         std::thread::sleep(due.saturating_sub(begun.elapsed()));
         let now = begun.elapsed();
-        if now >= load.duration {
+        if now >= load.duration || is_interrupted() {
             break;
         }
         lag = lag.max(now.saturating_sub(due));
@@ -114,8 +115,9 @@ fn connect(load: &Load, clip: &Clip) -> anyhow::Result<Vec<Publisher>> {
         Begin::Apart => clip.key_frames[n * clip.key_frames.len() / load.streams],
     };
     let publisher = |n: usize| {
-        let target = Target { name: format!("{}-{n}", base.name), ..base.clone() };
-        let mut socket = publish(&target).with_context(|| format!("publisher {n}"))?;
+        let target = base.numbered(n);
+        let mut socket =
+            publish(&target).with_context(|| format!("publisher {n}, to {}/{}", target.address, target.app))?;
         socket.write_all(&clip.headers)?;
         socket.set_nonblocking(true)?;
         let (offset, next) = (spread * n as u32, first(n));

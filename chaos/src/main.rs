@@ -1,5 +1,6 @@
 //! `chaos`: the instruments, from the command line.
 
+use anyhow::Context;
 use chaos::alone;
 use chaos::audit::finding::Finding;
 use chaos::audit::{self, Audit};
@@ -7,23 +8,24 @@ use chaos::bench::report::{self, Bench};
 use chaos::broken::Broken;
 use chaos::faultfs::{Mount, Rule};
 use chaos::frames;
+use chaos::interrupted::{self, is_interrupted};
 use chaos::load::{self, Begin, Load};
-use chaos::scenario::{self, Pages, Plan, SCENARIOS, Setting};
+use chaos::scenario::{self, Pages, Plan, SCENARIOS, Scenario, Setting};
 use chaos::standstill;
 use chaos::viewers::Viewers;
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// From the first sample until streams are listed for certain.
 const HEAD_START: Duration = Duration::from_secs(15);
-/// Media may end this much before the time that was asked for: a picture, and what audio is longer by.
-const END_TOLERANCE: Duration = Duration::from_millis(500);
 /// No run is longer: a hundred days, seconds.
 const MAX_SECONDS: u64 = 100 * 24 * 3600;
-/// Streams or viewers of a run, at most: what one machine has ports for.
-const MAX_PEERS: u64 = 20_000;
+/// Streams of a run, and viewers, at most: what one machine has ports for. More rounds than that no run has either.
+const MAX_PEERS: usize = 20_000;
 
 /// Instruments that prove what a live-streaming server promises.
 #[derive(Debug, Parser)]
@@ -35,28 +37,29 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Publishes one clip under many names in real time; prints lag, errors and disconnects as JSON.
+    /// Publishes one clip under many names in real time; prints lag, errors and disconnects as JSON. A server that does not read is
+    /// noticed once the system's buffers for its connections are full, which takes a while with little media: viewers tell sooner.
     Load {
-        /// Where to publish, such as rtmp://localhost/live/load: names get -0, -1, … appended.
+        /// Where to publish, such as rtmp://localhost/live/load?key=…: names get -0, -1, … appended.
         url: String,
-        /// FLV file with H.264 and AAC, looped.
+        /// FLV file with H.264 or AAC, or both, looped.
         #[arg(long)]
         clip: PathBuf,
         /// How many publishers.
-        #[arg(long, default_value_t = 10, value_parser = peers)]
+        #[arg(long, default_value_t = 10, value_parser = some)]
         streams: usize,
         /// For how long, seconds.
         #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
         seconds: u64,
         /// How many viewers follow them meanwhile.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = any)]
         viewers: usize,
         /// Media Playlist of a stream; {} is its number: http://localhost:8080/live/load-{}/0.m3u8
         #[arg(long, requires = "viewers")]
         play: Option<String>,
     },
     /// Follows live playlists and checks what RFC 8216 demands over time; prints what it found as JSON. Ends with 1 if
-    /// that is something, with 3 if it is only that segments came late.
+    /// that is something, or if a playlist cannot be audited, with 3 if it is only that segments came late.
     Audit {
         /// Multivariant or Media Playlists, all at once.
         #[arg(required = true)]
@@ -64,7 +67,8 @@ enum Command {
         /// For how long, seconds.
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
         seconds: u64,
-        /// The playlists are expected to end meanwhile.
+        /// The playlists are expected to end meanwhile. A server that waits for its encoder before it ends them lists nothing new for as
+        /// long, which is found; with Steadycast, end the stream over its API, or set grace-unpublished to 0.
         #[arg(long)]
         expect_end: bool,
     },
@@ -78,7 +82,7 @@ enum Command {
         #[arg(required = true, last = true)]
         command: Vec<String>,
     },
-    /// Makes an FLV file whose pictures carry their number.
+    /// Makes an FLV file whose pictures carry their number; one that is there is replaced.
     Numbered {
         /// The file.
         file: PathBuf,
@@ -133,10 +137,10 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// For how long.
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS / 60))]
         minutes: u64,
         /// How many streams.
-        #[arg(long, default_value_t = 6)]
+        #[arg(long, default_value_t = 6, value_parser = some)]
         streams: usize,
         /// The worker is never killed, and its memory must not grow.
         #[arg(long)]
@@ -165,13 +169,13 @@ enum Command {
         #[arg(long, default_value = "target/bench")]
         directory: PathBuf,
         /// Streams at which all are measured.
-        #[arg(long, value_delimiter = ',', default_value = "200,500", value_parser = peers)]
+        #[arg(long, value_delimiter = ',', default_value = "200,500", value_parser = some)]
         streams: Vec<usize>,
         /// Streams at which only we are measured; 0 for none.
-        #[arg(long, default_value_t = 1500)]
+        #[arg(long, default_value_t = 1500, value_parser = any)]
         most: usize,
         /// Rounds in which contenders take turns.
-        #[arg(long, default_value_t = 2, value_parser = peers)]
+        #[arg(long, default_value_t = 2, value_parser = some)]
         rounds: usize,
         /// How long each run measures, seconds; it warms up for forty before that.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
@@ -230,8 +234,12 @@ fn run(command: Command) -> anyhow::Result<()> {
     {
         std::process::exit(ended.code().unwrap_or(1));
     }
+    if let Command::Run { files, .. } | Command::Matrix { files, .. } | Command::Monkey { files, .. } = &command {
+        report::present(&files.program)?;
+    }
     match command {
         Command::Load { url, clip, streams, seconds, viewers, play } => {
+            interrupted::watch()?;
             let load = Load { url, clip, streams, duration: Duration::from_secs(seconds), begin: Begin::Apart };
             load_with(&load, viewers, play.as_deref())
         }
@@ -240,8 +248,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Audit { urls, seconds, expect_end } => audit_all(urls, seconds, expect_end),
         Command::Punctual { patience, command } => punctual(Duration::from_secs(patience), &command),
         Command::List => {
-            SCENARIOS.iter().for_each(|scenario| println!("{:14} {}", scenario.name, scenario.what));
-            Ok(())
+            let line = |scenario: &Scenario| format!("{:14} {}\n", scenario.name, scenario.what);
+            print(&SCENARIOS.iter().map(line).collect::<String>())
         }
         Command::Run { scenarios, seed, files } => run_scenarios(&scenarios, seed, &files),
         Command::Matrix { seed, anew, files } => scenario::matrix(&files.setting(seed), anew, files.pages()),
@@ -261,10 +269,25 @@ fn run_scenarios(names: &[String], seed: u64, files: &Files) -> anyhow::Result<(
     scenario::run(names, &files.setting(seed), files.pages())
 }
 
+/// Prints what came of it; what cannot be printed is an error.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output does not take what was measured")
+}
+
+/// How many of something there are to be, if it may be none.
+fn any(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number <= MAX_PEERS);
+    number.ok_or_else(|| format!("a number up to {MAX_PEERS} is wanted"))
+}
+
 /// How many of something there are to be: one at least.
-fn peers(text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|number| (1..=MAX_PEERS as usize).contains(number));
-    number.ok_or_else(|| format!("a number from 1 to {MAX_PEERS} is wanted"))
+fn some(text: &str) -> Result<usize, String> {
+    any(text).ok().filter(|number| *number > 0).ok_or_else(|| format!("a number from 1 to {MAX_PEERS} is wanted"))
 }
 
 /// Publishers, and viewers if there are any; fails if a publisher was disconnected or a viewer met an error or a stall.
@@ -278,22 +301,24 @@ fn load_with(load: &Load, viewers: usize, play: Option<&str>) -> anyhow::Result<
         move || load::run(&load, || ())
     });
     // A stream is listed some seconds after its first sample: who asks before is told to wait or to come back. The load goes on
-    // for as long after viewers have stopped. Both sleeps are the time that is measured, and wait for nothing else.
+    // for as long after viewers have stopped. Both are the time that is measured, and wait for nothing else.
     let head_start = HEAD_START.min(load.duration / 3);
-    std::thread::sleep(head_start);
+    interrupted::sleep(head_start);
     let watching = play.map(|play| Viewers::start(viewers, load.streams, play)).transpose()?;
-    std::thread::sleep(load.duration.saturating_sub(2 * head_start));
+    interrupted::sleep(load.duration.saturating_sub(2 * head_start));
     let seen = watching.map(Viewers::stop);
     let report = publishing.join().map_err(|_| anyhow::anyhow!("the generator panicked"))??;
-    println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "publishers": report, "viewers": seen }))?);
+    print_json(&serde_json::json!({ "publishers": report, "viewers": seen }))?;
+    anyhow::ensure!(!is_interrupted(), "interrupted: this is what was seen until then");
     anyhow::ensure!(report.disconnected == 0, "{} publishers were disconnected", report.disconnected);
     let Some(seen) = seen else { return Ok(()) };
     let first = seen.first_error.unwrap_or_default();
-    anyhow::ensure!(seen.errors == 0, "{} requests failed, the first: {first}", seen.errors);
+    anyhow::ensure!(seen.errors == 0, "{} requests were of no use to viewers, the first: {first}", seen.errors);
     anyhow::ensure!(
         seen.stalls == 0 && seen.played == seen.viewers,
-        "{} stalls, {} of {} played",
+        "{} stalls, {:.1} s all together; {} of {} played",
         seen.stalls,
+        seen.stalled_seconds,
         seen.played,
         seen.viewers
     );
@@ -302,20 +327,23 @@ fn load_with(load: &Load, viewers: usize, play: Option<&str>) -> anyhow::Result<
 
 /// Audits playlists side by side; fails if anything was found, or one cannot be audited. That loses nothing of the others.
 fn audit_all(urls: Vec<String>, seconds: u64, expect_end: bool) -> anyhow::Result<()> {
+    interrupted::watch()?;
     let audits =
         urls.into_iter().map(|url| Audit { url, duration: Duration::from_secs(seconds), expect_end, seen: None });
     let audits: Vec<_> = audits.map(|audit| std::thread::spawn(move || audit::run(&audit))).collect();
     let (mut reports, mut failed) = (Vec::new(), Vec::new());
     for audit in audits {
-        match audit.join().map_err(|_| anyhow::anyhow!("an auditor panicked"))? {
-            Ok(report) => reports.extend(report),
-            Err(error) => failed.push(format!("{error:#}")),
+        match audit.join() {
+            Ok(Ok(report)) => reports.extend(report),
+            Ok(Err(error)) => failed.push(format!("{error:#}")),
+            Err(_) => failed.push("an auditor panicked".to_owned()),
         }
     }
-    println!("{}", serde_json::to_string_pretty(&reports)?);
-    anyhow::ensure!(failed.is_empty(), "not audited: {}", failed.join("; "));
+    print_json(&reports)?;
     let broken: Vec<_> = reports.iter().flat_map(|report| &report.findings).map(Finding::broken).collect();
     let found = broken.len();
+    anyhow::ensure!(failed.is_empty(), "{found} findings, and not audited: {}", failed.join("; "));
+    anyhow::ensure!(!is_interrupted(), "interrupted: {found} findings until then");
     if found > 0 && broken.iter().all(Broken::is_late) {
         eprintln!("{found} findings, all of them that segments came late");
         std::process::exit(standstill::LATE);
@@ -340,27 +368,52 @@ fn faultfs(source: &Path, point: &Path, seed: u64) -> anyhow::Result<()> {
             Ok(rules) => mount.rules().set(rules)?,
             Err(error) => eprintln!("not a JSON array of rules, those before stay in force: {error}"),
         }
-        println!("{}", serde_json::to_string(&mount.rules().counts())?);
+        print(&format!("{}\n", serde_json::to_string(&mount.rules().counts())?))?;
     }
     Ok(())
 }
 
 /// Counts pictures; fails if they are not all there once and in order.
 fn count(input: &str, seconds: Option<u32>) -> anyhow::Result<()> {
+    interrupted::watch()?;
     let counted = frames::count(input, seconds)?;
-    println!("{}", serde_json::to_string_pretty(&counted)?);
-    let unreadable = counted.frames > 0 && counted.unreadable == counted.frames;
-    anyhow::ensure!(!unreadable, "none of these pictures has a number: `chaos numbered` makes such that have");
-    anyhow::ensure!(counted.is_whole(), "the frames are not all there once and in order");
-    anyhow::ensure!(counted.not_fetched.is_empty(), "{} segments could not be fetched", counted.not_fetched.len());
-    let played = Duration::from_millis(counted.media_ms);
-    let asked = Duration::from_secs(seconds.unwrap_or(0).into());
-    let is_short = played + END_TOLERANCE < asked;
-    anyhow::ensure!(
-        !is_short,
-        "{:.1} s of media were there, {} s were asked for",
-        played.as_secs_f64(),
-        asked.as_secs()
-    );
-    Ok(())
+    print_json(&counted)?;
+    counted.verdict(seconds).map_err(anyhow::Error::msg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn nothing_to_do_and_more_than_a_machine_can_do_is_refused() {
+        let load = "chaos load rtmp://a/live/x --clip x.flv";
+        for refused in [
+            format!("{load} --streams 0"),
+            format!("{load} --streams 20001"),
+            format!("{load} --seconds 0"),
+            format!("{load} --viewers 20001 --play x"),
+            format!("{load} --play x"),
+            "chaos monkey --streams 0".to_owned(),
+            "chaos monkey --minutes 0".to_owned(),
+            format!("chaos monkey --minutes {}", u64::MAX / 60),
+            "chaos bench --rounds 0".to_owned(),
+            "chaos bench --streams 200,0".to_owned(),
+            "chaos bench --most 20001".to_owned(),
+            "chaos audit http://a/x.m3u8 --seconds 0".to_owned(),
+            "chaos count x.flv --seconds 0".to_owned(),
+            "chaos numbered x.flv --fps 0".to_owned(),
+        ] {
+            assert!(Cli::try_parse_from(refused.split(' ')).is_err(), "{refused}");
+        }
+        for taken in [format!("{load} --viewers 2 --play x"), "chaos bench --most 0 --streams 1,2".to_owned()] {
+            assert!(Cli::try_parse_from(taken.split(' ')).is_ok(), "{taken}");
+        }
+    }
 }

@@ -36,6 +36,13 @@ impl Target {
         let address = if host.contains(':') { host.to_owned() } else { format!("{host}{DEFAULT_PORT}") };
         Ok(Self { address, app: app.to_owned(), name: name.to_owned() })
     }
+
+    /// The same with a number behind the name; a key stays what it is.
+    pub fn numbered(&self, number: usize) -> Self {
+        let query = self.name.find('?').unwrap_or(self.name.len());
+        let (name, query) = self.name.split_at(query);
+        Self { name: format!("{name}-{number}{query}"), ..self.clone() }
+    }
 }
 
 /// Connects and publishes; the socket, on which chunks of [`CHUNK_SIZE`] may follow.
@@ -143,6 +150,8 @@ mod tests {
             (target.address.as_str(), target.app.as_str(), target.name.as_str()),
             ("host:1935", "live", "show?key=x")
         );
+        assert_eq!(target.numbered(3).name, "show-3?key=x");
+        assert_eq!(Target::parse("rtmp://host/live/show").expect("valid").numbered(0).name, "show-0");
         assert!(Target::parse("http://host/live/show").is_err() && Target::parse("rtmp://host/live").is_err());
     }
 }

@@ -105,7 +105,7 @@ pub const SCENARIOS: [Scenario; 22] = [
         what: "the live path is made to wait on purpose, as for storage, and the judge must not miss it",
         run: caught::run,
     },
-    Scenario { name: "kills-short", what: "the same, 4 times", run: |setting| kills::run(setting, 4) },
+    Scenario { name: "kills-short", what: "what `kills` does, 4 times", run: |setting| kills::run(setting, 4) },
     Scenario {
         name: "encoders",
         what: "encoders are killed, frozen, cut off without FIN, or send acknowledgements only, and come back at once",

@@ -13,6 +13,10 @@ const STACK: usize = 256 << 10;
 const BEHIND: usize = 3;
 /// What only Multivariant Playlists have (RFC 8216 section 4.3.4.2).
 const MULTIVARIANT: &[u8] = b"#EXT-X-STREAM-INF";
+/// For how long a buffer may be dry: a player whose clock stands still for less goes on unnoticed.
+const STALL: Duration = Duration::from_millis(250);
+/// Longest time between two looks at a playlist, whatever it says.
+const MAX_TARGET: u64 = 60;
 /// How long a viewer waits after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(500);
 
@@ -25,13 +29,13 @@ pub struct Seen {
     pub played: usize,
     /// Requests that were answered with 200.
     pub requests: u64,
-    /// Requests that were not.
+    /// Requests that were not, and answers that were no Media Playlist.
     pub errors: u64,
     /// The first error, as it was reported.
     pub first_error: Option<String>,
     /// Bytes of segments.
     pub bytes: u64,
-    /// Times a buffer ran dry.
+    /// Times a buffer was dry for a quarter of a second or more.
     pub stalls: u64,
     /// For how long all together, seconds.
     pub stalled_seconds: f64,
@@ -92,7 +96,7 @@ impl Buffer {
     /// Adds a segment; how long the buffer had been dry.
     fn add(&mut self, media: Duration, now: Instant) -> Option<Duration> {
         let dry_at = *self.dry_at.get_or_insert(now);
-        let dry = now.checked_duration_since(dry_at).filter(|dry| !dry.is_zero());
+        let dry = now.checked_duration_since(dry_at).filter(|dry| *dry >= STALL);
         self.dry_at = Some(dry_at.max(now) + media);
         dry
     }
@@ -116,7 +120,7 @@ impl Viewer {
         }
         // A buffer that was dry when it ended was a stall, too.
         let dry = self.buffer.dry_at.and_then(|at| Instant::now().checked_duration_since(at));
-        self.note_stall(dry.filter(|_| self.seen.bytes > 0));
+        self.note_stall(dry.filter(|dry| *dry >= STALL && self.seen.bytes > 0));
         self.seen
     }
 
@@ -125,19 +129,21 @@ impl Viewer {
         let text = self.get(&self.url.clone())?;
         let is_multivariant = text.windows(MULTIVARIANT.len()).any(|window| window == MULTIVARIANT);
         let Some(playlist) = m3u8_rs::parse_media_playlist_res(&text).ok().filter(|_| !is_multivariant) else {
-            return self.failed("it is no Media Playlist: name one, such as …/0.m3u8");
+            return self.failed(&self.url.clone(), "it is no Media Playlist: name one, such as …/0.m3u8");
         };
-        let target = Duration::from_secs(playlist.target_duration.max(1));
-        let end = playlist.media_sequence + playlist.segments.len() as u64;
+        let target = Duration::from_secs(playlist.target_duration.clamp(1, MAX_TARGET));
+        let end = playlist.media_sequence.saturating_add(playlist.segments.len() as u64);
         let first = end.saturating_sub(BEHIND as u64);
         let next = self.next.unwrap_or(first).max(playlist.media_sequence);
-        for (sequence, segment) in (playlist.media_sequence..).zip(&playlist.segments).filter(|(n, _)| *n >= next) {
+        for (sequence, segment) in
+            (playlist.media_sequence..=u64::MAX).zip(&playlist.segments).filter(|(n, _)| *n >= next)
+        {
             let url = audit::beside(&self.url, &segment.uri);
             let bytes = self.get(&url)?;
             self.seen.bytes += bytes.len() as u64;
             let dry = self.buffer.add(Duration::from_secs_f32(segment.duration.clamp(0.0, 60.0)), Instant::now());
             self.note_stall(dry);
-            self.next = Some(sequence + 1);
+            self.next = Some(sequence.saturating_add(1));
         }
         Some(if self.next == Some(next) { target / 2 } else { target })
     }
@@ -160,17 +166,13 @@ impl Viewer {
                 self.seen.requests += 1;
                 Some(body)
             }
-            Err(error) => {
-                self.seen.errors += 1;
-                self.seen.first_error.get_or_insert_with(|| format!("{url}: {error}"));
-                None
-            }
+            Err(error) => self.failed(url, &error.to_string()),
         }
     }
 
-    fn failed<T>(&mut self, why: &str) -> Option<T> {
+    fn failed<T>(&mut self, url: &str, why: &str) -> Option<T> {
         self.seen.errors += 1;
-        self.seen.first_error.get_or_insert_with(|| format!("{}: {why}", self.url));
+        self.seen.first_error.get_or_insert_with(|| format!("{url}: {why}"));
         None
     }
 }
@@ -187,6 +189,8 @@ mod tests {
         assert_eq!(buffer.add(2 * second, start), None, "nothing was played yet");
         assert_eq!(buffer.add(2 * second, start + second), None);
         assert_eq!(buffer.add(2 * second, start + 7 * second), Some(3 * second));
+        let hardly = Duration::from_millis(249);
+        assert_eq!(Buffer { dry_at: Some(start) }.add(second, start + hardly), None, "nobody notices that");
         assert_eq!(buffer.add(2 * second, start + 8 * second), None, "it goes on from there");
     }
 

@@ -41,7 +41,7 @@ impl FileWriter {
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
         self.length += bytes.len();
-        // There is room nearly always: a packet of MPEG-TS comes in two puts, its header and its payload.
+        // There is room nearly always: what is put is most often a header, a packet's payload, or a sample.
         if bytes.len() <= self.open.capacity().min(PIECE) - self.open.len() {
             self.open.extend_from_slice(bytes);
         } else {

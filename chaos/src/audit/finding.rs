@@ -2,7 +2,7 @@
 
 use crate::broken::Broken;
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A rule that was broken. The number is the section of RFC 8216 it comes from, where it comes from there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -79,8 +79,12 @@ pub struct Finding {
     #[serde(default)]
     pub last_ms: u64,
     /// How often.
-    #[serde(default)]
+    #[serde(default = "once")]
     pub times: u64,
+}
+
+fn once() -> u64 {
+    1
 }
 
 impl Finding {
@@ -100,22 +104,17 @@ impl Finding {
 const MAX_FINDINGS: usize = 500;
 
 /// What was found so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Findings {
-    begun: Instant,
     list: Vec<Finding>,
-}
-
-impl Default for Findings {
-    fn default() -> Self {
-        Self { begun: Instant::now(), list: Vec::new() }
-    }
+    /// The time, from the beginning of the audit: of what is added now.
+    pub now: Duration,
 }
 
 impl Findings {
     /// Adds a finding; if the same rule was found broken at the same place, that it was once more.
     pub fn add(&mut self, rule: Rule, subject: &str, detail: impl Into<String>) {
-        let now_ms = self.begun.elapsed().as_millis() as u64;
+        let now_ms = self.now.as_millis() as u64;
         if let Some(known) = self.list.iter_mut().find(|known| known.rule == rule && known.subject == subject) {
             known.last_ms = now_ms;
             known.times += 1;
@@ -164,4 +163,32 @@ pub struct Report {
 
 fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_found_again_is_counted_and_keeps_its_first_words() {
+        let mut findings = Findings::default();
+        for (seconds, detail) in [(1, "first"), (2, "second"), (5, "third")] {
+            findings.now = Duration::from_secs(seconds);
+            findings.add(Rule::Status, "playlist", detail);
+        }
+        findings.add(Rule::Status, "segment", "another");
+        let list = findings.into_list();
+        let [playlist, segment] = &list[..] else { panic!("{list:?}") };
+        assert_eq!((playlist.at_ms, playlist.last_ms, playlist.times), (1000, 5000, 3));
+        assert_eq!((playlist.detail.as_str(), segment.at_ms, segment.times), ("first", 5000, 1));
+    }
+
+    #[test]
+    fn findings_are_bounded_and_those_of_an_older_record_were_found_once() {
+        let mut findings = Findings::default();
+        (0..2 * MAX_FINDINGS).for_each(|n| findings.add(Rule::Status, &n.to_string(), ""));
+        assert_eq!(findings.into_list().len(), MAX_FINDINGS);
+        let older = r#"{"rule":"status","subject":"playlist","detail":"404"}"#;
+        assert_eq!(serde_json::from_str::<Finding>(older).expect("read").times, 1);
+    }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// Segments remembered: half an hour of two-second segments. Older ones are not listed any more.
 const MAX_REMEMBERED: usize = 1000;
+/// Longest segment, and target duration, that is believed, seconds: a day.
+const MAX_DURATION: f64 = 86_400.0;
 /// Slack of the announced wall clock, seconds: it is announced in milliseconds.
 const CLOCK_SLACK: f64 = 0.1;
 
@@ -76,7 +78,7 @@ impl History {
 
     /// EXT-X-TARGETDURATION, once read.
     pub fn target_duration(&self) -> Option<Duration> {
-        self.target_duration.map(Duration::from_secs)
+        self.target_duration.map(|target| Duration::from_secs(target.min(MAX_DURATION as u64)))
     }
 
     /// Whether ENDLIST was seen.
@@ -132,10 +134,12 @@ impl History {
     fn take_entries(&mut self, playlist: &MediaPlaylist, wall: f64, findings: &mut Findings) -> Reading {
         let mut reading = Reading::default();
         let (mut number, mut map) = (playlist.discontinuity_sequence, None);
-        for (sequence, segment) in (playlist.media_sequence..).zip(&playlist.segments) {
-            number += u64::from(segment.discontinuity);
+        for (sequence, segment) in (playlist.media_sequence..=u64::MAX).zip(&playlist.segments) {
+            number = number.saturating_add(segment.discontinuity.into());
             map = segment.map.as_ref().map(|map| map.uri.clone()).or(map);
             let entry = entry_of(segment, number, map.clone());
+            let announced = f64::from(segment.duration);
+            findings.check(is_duration(announced), Rule::Duration, &entry.uri, || format!("EXTINF of {announced} s"));
             reading.length += entry.duration;
             reading.listed.push(sequence);
             findings.check(
@@ -174,7 +178,7 @@ impl History {
             return;
         }
         let age = wall - (announced + entry.duration);
-        let oldest = 3.0 * self.target_duration.unwrap_or(10) as f64 + 10.0;
+        let oldest = 3.0 * self.target_duration().map_or(10.0, |target| target.as_secs_f64()) + 10.0;
         findings.check((-2.0..oldest).contains(&age), Rule::ProgramDateTime, &entry.uri, || {
             format!("it says it ended {age:.1} s ago when it was new")
         });
@@ -199,10 +203,15 @@ impl History {
     }
 }
 
+fn is_duration(seconds: f64) -> bool {
+    (0.0..=MAX_DURATION).contains(&seconds)
+}
+
 fn entry_of(segment: &MediaSegment, discontinuity_number: u64, map: Option<String>) -> Entry {
+    let announced = f64::from(segment.duration);
     Entry {
         uri: segment.uri.clone(),
-        duration: f64::from(segment.duration),
+        duration: if is_duration(announced) { announced } else { 0.0 },
         discontinuity_number,
         discontinuity: segment.discontinuity,
         map,

@@ -35,10 +35,18 @@ pub struct Bench {
     pub report: PathBuf,
 }
 
+/// That a program is there, before anything is made for it.
+pub fn present(program: &Path) -> anyhow::Result<()> {
+    let name = program.display();
+    anyhow::ensure!(program.is_file(), "{name} is not there: build it, or name another one with --program");
+    // It would be looked for elsewhere.
+    anyhow::ensure!(program.components().count() > 1, "name the program with its directory: ./{name}");
+    Ok(())
+}
+
 /// Measures everything and writes the report.
 pub fn run(bench: &Bench) -> anyhow::Result<()> {
-    let program = bench.program.display();
-    anyhow::ensure!(bench.program.is_file(), "{program} is not there: build it, or name another one with --program");
+    present(&bench.program)?;
     let place = bench.report.parent().filter(|place| !place.as_os_str().is_empty());
     anyhow::ensure!(place.is_none_or(Path::is_dir), "there is no directory for {}", bench.report.display());
     let runs = 2 + bench.rounds * bench.streams.len() * 4 + usize::from(bench.most > 0);

@@ -21,7 +21,7 @@ impl Volume {
         let (image, mount) = (directory.join("volume.img"), directory.join("volume"));
         std::fs::create_dir_all(&mount)?;
         let _ = Command::new("umount").arg("-q").arg(&mount).status();
-        let is_mounted = Command::new("mountpoint").arg("-q").arg(&mount).status()?.success();
+        let is_mounted = Command::new("mountpoint").arg("-q").arg(&mount).status().context("mountpoint")?.success();
         ensure!(!is_mounted, "{} is still in use: end what uses it (`fuser -vm`), and unmount it", mount.display());
         let _ = std::fs::remove_file(&image);
         std::fs::File::create(&image)?.set_len(SIZE)?;

@@ -28,8 +28,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const MARGIN: Duration = Duration::from_millis(700);
 /// Largest segment that is read, bytes.
 const MAX_BODY: u64 = 256 << 20;
-/// Largest playlist, bytes: a day of segments of two seconds.
-const MAX_PLAYLIST: u64 = 8 << 20;
+/// Largest playlist, and list of digests, bytes: more than as many segments as are remembered take.
+const MAX_PLAYLIST: u64 = 2 << 20;
 /// Most renditions that are followed, each by a thread.
 const MAX_RENDITIONS: usize = 100;
 /// Where digests are published beside a playlist, if they are.
@@ -227,6 +227,7 @@ impl Follower {
             if self.segments == 0 {
                 self.first_segment = at;
             }
+            self.findings.now = begun.elapsed();
             self.fetch_new(*sequence, digests.as_ref());
         }
         for sequence in &reading.listed {
@@ -234,6 +235,7 @@ impl Follower {
                 again.longest = again.longest.max(reading.length);
             }
         }
+        self.findings.now = begun.elapsed();
         // The oldest may leave with the next reading.
         if let Some(oldest) = reading.listed.first().filter(|_| reading.listed.len() > 3) {
             self.refetch(*oldest);
@@ -266,7 +268,7 @@ impl Follower {
     }
 
     fn read_digests(&mut self) -> Option<BTreeMap<String, String>> {
-        let answer = get(&beside(&self.base, DIGESTS), MAX_BODY);
+        let answer = get(&beside(&self.base, DIGESTS), MAX_PLAYLIST);
         if let Err(error) = &answer {
             self.findings.check(!self.digests, Rule::Digest, DIGESTS, || error.to_string());
         }
@@ -354,6 +356,7 @@ impl Follower {
         let leaving: Vec<u64> = self.again.iter().filter(|(_, again)| due(again)).map(|(n, _)| *n).collect();
         for sequence in leaving {
             let Some(again) = self.again.remove(&sequence) else { continue };
+            self.findings.now = begun.elapsed();
             let may_be_gone = || again.until.is_none_or(|until| begun.elapsed() >= until);
             // An audit that was held up itself, before or meanwhile, has nothing to say.
             if !may_be_gone()

@@ -10,8 +10,10 @@ use ffmpeg::{Player, heard, listen};
 use serde::Serialize;
 use std::fs;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Size of a picture, pixels.
 pub const WIDTH: usize = 320;
@@ -177,6 +179,8 @@ pub fn make(file: &Path, fps: u32, seconds: u32, first: u32) -> anyhow::Result<(
     ffmpeg.args(["-v", "level+error", "-y", "-f", "rawvideo", "-pix_fmt", "gray", "-s", &size, "-r", &rate, "-i", "-"]);
     ffmpeg.args(["-f", "lavfi", "-i", &tone, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]);
     ffmpeg.args(["-bf", "2", "-g", &gop, "-keyint_min", &gop, "-sc_threshold", "0", "-crf", "28", "-c:a", "aac"]);
+    // A link stays one.
+    let file = &fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let part = part_of(file);
     ffmpeg.args(["-f", "flv"]).arg(&part).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut encoder = ffmpeg.spawn().context("ffmpeg cannot be run: install it")?;
@@ -195,14 +199,14 @@ pub fn make(file: &Path, fps: u32, seconds: u32, first: u32) -> anyhow::Result<(
     let said = heard(said)?.errors.join("; ");
     // That a file could not be finished is said, and is no failure of ffmpeg's.
     if !status.success() || !said.is_empty() {
-        if part != file {
+        if part != *file {
             // It may not even be there.
             let _ = fs::remove_file(&part);
         }
         bail!("{} could not be made ({status}): {said}", file.display());
     }
-    if part != file {
-        fs::rename(&part, file).with_context(|| format!("{} could not be made", file.display()))?;
+    if part != *file {
+        fs::rename(&part, file).with_context(|| format!("{} is made, but not renamed", part.display()))?;
     }
     Ok(())
 }
@@ -219,8 +223,9 @@ fn part_of(file: &Path) -> PathBuf {
     }
 }
 
-/// Plays a file or a playlist with ffmpeg, every frame it decodes once, for at most `seconds` of media.
-pub fn count(input: &str, seconds: Option<u32>) -> anyhow::Result<Count> {
+/// Plays a file or a playlist with ffmpeg, every frame it decodes once, for at most `seconds` of media, until it shows nothing for
+/// longer than `patience`.
+pub fn count(input: &str, seconds: Option<u32>, patience: Duration) -> anyhow::Result<Count> {
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args(["-v", "level+warning", "-nostdin", "-progress", "pipe:2"]);
     if input.starts_with("http") {
@@ -236,11 +241,12 @@ pub fn count(input: &str, seconds: Option<u32>) -> anyhow::Result<Count> {
     // Timestamps are passed on: ffmpeg must neither repeat nor drop a picture to keep a rate.
     let size = format!("{WIDTH}x{HEIGHT}");
     ffmpeg.args(["-an", "-vsync", "passthrough", "-s", &size, "-f", "rawvideo", "-pix_fmt", "gray", "-"]);
-    ffmpeg.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // In a group of its own: a terminal's signals are for us, who tell what was counted.
+    ffmpeg.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut player = ffmpeg.spawn().context("ffmpeg cannot be run: install it")?;
     let pipe = player.stdout.take().context("no pipe")?;
     let said = listen(player.stderr.take().context("no pipe")?);
-    let (player, mut counted) = (Player::guarded(player), Count::default());
+    let (player, mut counted) = (Player::guarded(player, patience), Count::default());
     player.read(pipe, &mut [0; WIDTH * HEIGHT], |picture| counted.take(read(picture)));
     let (status, cut_short) = player.wait()?;
     let said = heard(said)?;
@@ -255,6 +261,8 @@ pub fn count(input: &str, seconds: Option<u32>) -> anyhow::Result<Count> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     fn counted(numbers: &[u32]) -> Count {
         let mut count = Count::default();
@@ -314,18 +322,22 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_made_is_an_error_that_says_why() {
+        let directory = std::env::temp_dir().join(format!("not-made-{}", std::process::id()));
+        fs::create_dir_all(directory.join("kept.flv.part")).expect("directories");
+        let kept = directory.join("kept.flv");
+        fs::write(&kept, "what was there").expect("written");
         for (file, fps, seconds, first, why) in [
+            (kept.to_str().expect("a name"), 10, 1, 0, "Is a directory"),
             ("/dev/full", 10, 1, 0, "No space left"),
             ("/nowhere/numbered.flv", 10, 1, 0, "No such file"),
             ("/dev/null", 10, 1, MAX_NUMBER - 5, "numbers end at"),
         ] {
             let error = make(Path::new(file), fps, seconds, first).expect_err(file).to_string();
             assert!(error.contains(why), "{file}: {error}");
-            assert!(
-                !file.starts_with("/dev") || Path::new(file).exists() && !Path::new(file).is_file(),
-                "{file} is no device any more"
-            );
+            assert!(!file.starts_with("/dev") || !Path::new(file).is_file(), "{file} is no device any more");
         }
+        assert_eq!(fs::read(&kept).expect("read"), b"what was there");
+        fs::remove_dir_all(&directory).expect("removed");
     }
 
     #[test]
@@ -334,7 +346,7 @@ mod tests {
         std::fs::create_dir_all(&directory).expect("directory");
         let file = directory.join("numbered.flv");
         make(&file, 30, 4, 1000).expect("made");
-        let whole = count(&file.display().to_string(), None).expect("counted");
+        let whole = count(&file.display().to_string(), None, PATIENCE).expect("counted");
         assert_eq!((whole.first, whole.last, whole.is_whole()), (Some(1000), Some(1119), true), "{whole:?}");
         assert!((3_900..=4_100).contains(&whole.media_ms), "{whole:?}");
         // Frame 1050 is taken out of the picture sequence and the rest encoded again.
@@ -348,7 +360,7 @@ mod tests {
             "passthrough",
         ]);
         assert!(ffmpeg.args(["-c:v", "libx264", "-preset", "ultrafast"]).arg(&cut).status().expect("ffmpeg").success());
-        let cut = count(&cut.display().to_string(), None).expect("counted");
+        let cut = count(&cut.display().to_string(), None, PATIENCE).expect("counted");
         assert_eq!((cut.missing_ranges, cut.repeated.len()), (vec![(1050, 1050)], 0));
         std::fs::remove_dir_all(&directory).expect("removed");
     }

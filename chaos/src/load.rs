@@ -6,7 +6,7 @@
 use crate::clip::Clip;
 use crate::interrupted::is_interrupted;
 use crate::rtmp_client::{Target, publish};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::Serialize;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -115,6 +115,7 @@ fn connect(load: &Load, clip: &Clip) -> anyhow::Result<Vec<Publisher>> {
         Begin::Apart => clip.key_frames[n * clip.key_frames.len() / load.streams],
     };
     let publisher = |n: usize| {
+        ensure!(!is_interrupted(), "interrupted when {n} of {} published", load.streams);
         let target = base.numbered(n);
         let mut socket =
             publish(&target).with_context(|| format!("publisher {n}, to {}/{}", target.address, target.app))?;

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use chaos::alone;
-use chaos::audit::finding::Finding;
+use chaos::audit::finding::{Finding, Report};
 use chaos::audit::{self, Audit};
 use chaos::bench::report::{self, Bench};
 use chaos::broken::Broken;
@@ -97,13 +97,16 @@ enum Command {
         first: u32,
     },
     /// Plays numbered pictures from a file or playlist; prints which are missing, repeated or misordered as JSON. Fails if any are,
-    /// if a segment cannot be fetched, or if there is less media than was asked for.
+    /// if a segment or a live playlist cannot be fetched, or if there is less media than was asked for.
     Count {
         /// File or playlist.
         input: String,
         /// Of media, seconds; without it to the end.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: Option<u32>,
+        /// For how long no picture may come, seconds: longer than a show stands still when its encoder is away.
+        #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
+        patience: u64,
     },
     /// Mounts a directory elsewhere, with faults. Each line read is a JSON array of rules that are in force from then
     /// on, such as [{"operation":"write","path":"show","effect":{"errno":5},"probability":0.5,"count":10}] (effects:
@@ -244,7 +247,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             load_with(&load, viewers, play.as_deref())
         }
         Command::Numbered { file, fps, seconds, first } => frames::make(&file, fps, seconds, first),
-        Command::Count { input, seconds } => count(&input, seconds),
+        Command::Count { input, seconds, patience } => count(&input, seconds, Duration::from_secs(patience)),
         Command::Audit { urls, seconds, expect_end } => audit_all(urls, seconds, expect_end),
         Command::Punctual { patience, command } => punctual(Duration::from_secs(patience), &command),
         Command::List => {
@@ -304,7 +307,8 @@ fn load_with(load: &Load, viewers: usize, play: Option<&str>) -> anyhow::Result<
     // for as long after viewers have stopped. Both are the time that is measured, and wait for nothing else.
     let head_start = HEAD_START.min(load.duration / 3);
     interrupted::sleep(head_start);
-    let watching = play.map(|play| Viewers::start(viewers, load.streams, play)).transpose()?;
+    let watching =
+        play.filter(|_| !is_interrupted()).map(|play| Viewers::start(viewers, load.streams, play)).transpose()?;
     interrupted::sleep(load.duration.saturating_sub(2 * head_start));
     let seen = watching.map(Viewers::stop);
     let report = publishing.join().map_err(|_| anyhow::anyhow!("the generator panicked"))??;
@@ -331,7 +335,7 @@ fn audit_all(urls: Vec<String>, seconds: u64, expect_end: bool) -> anyhow::Resul
     let audits =
         urls.into_iter().map(|url| Audit { url, duration: Duration::from_secs(seconds), expect_end, seen: None });
     let audits: Vec<_> = audits.map(|audit| std::thread::spawn(move || audit::run(&audit))).collect();
-    let (mut reports, mut failed) = (Vec::new(), Vec::new());
+    let (mut reports, mut failed) = (Vec::<Report>::new(), Vec::new());
     for audit in audits {
         match audit.join() {
             Ok(Ok(report)) => reports.extend(report),
@@ -340,6 +344,9 @@ fn audit_all(urls: Vec<String>, seconds: u64, expect_end: bool) -> anyhow::Resul
         }
     }
     print_json(&reports)?;
+    // Nothing found where nothing was seen tells nothing.
+    let unseen = reports.iter().filter(|report| report.segments == 0);
+    failed.extend(unseen.map(|report| format!("no segment of {} was read", report.url)));
     let broken: Vec<_> = reports.iter().flat_map(|report| &report.findings).map(Finding::broken).collect();
     let found = broken.len();
     anyhow::ensure!(failed.is_empty(), "{found} findings, and not audited: {}", failed.join("; "));
@@ -373,10 +380,10 @@ fn faultfs(source: &Path, point: &Path, seed: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Counts pictures; fails if they are not all there once and in order.
-fn count(input: &str, seconds: Option<u32>) -> anyhow::Result<()> {
+/// Counts pictures; fails if there is anything to be said against it.
+fn count(input: &str, seconds: Option<u32>, patience: Duration) -> anyhow::Result<()> {
     interrupted::watch()?;
-    let counted = frames::count(input, seconds)?;
+    let counted = frames::count(input, seconds, patience)?;
     print_json(&counted)?;
     counted.verdict(seconds).map_err(anyhow::Error::msg)
 }
@@ -412,7 +419,14 @@ mod tests {
         ] {
             assert!(Cli::try_parse_from(refused.split(' ')).is_err(), "{refused}");
         }
-        for taken in [format!("{load} --viewers 2 --play x"), "chaos bench --most 0 --streams 1,2".to_owned()] {
+        for taken in [
+            format!("{load} --streams 20000 --seconds 1 --viewers 2 --play x"),
+            "chaos monkey --streams 1 --minutes 1".to_owned(),
+            "chaos bench --rounds 1 --most 0 --streams 1,2".to_owned(),
+            "chaos audit http://a/x.m3u8 --seconds 1".to_owned(),
+            "chaos count x.flv --seconds 1 --patience 1".to_owned(),
+            "chaos numbered x.flv --fps 1".to_owned(),
+        ] {
             assert!(Cli::try_parse_from(taken.split(' ')).is_ok(), "{taken}");
         }
     }

@@ -1,11 +1,13 @@
 //! Viewers: many that follow live playlists as players do, each with a buffer that can run dry.
 
 use crate::audit;
+use crate::interrupted::{is_interrupted, sleep_unless};
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use ureq::ResponseExt;
 
 /// Stack of a viewer's thread, bytes: there may be many.
 const STACK: usize = 256 << 10;
@@ -17,6 +19,8 @@ const MULTIVARIANT: &[u8] = b"#EXT-X-STREAM-INF";
 const STALL: Duration = Duration::from_millis(250);
 /// Longest time between two looks at a playlist, whatever it says.
 const MAX_TARGET: u64 = 60;
+/// How soon a viewer that waits notices that it is to stop.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a viewer waits after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(500);
 
@@ -116,7 +120,7 @@ impl Viewer {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
-            std::thread::sleep(wait);
+            sleep_unless(wait, LOOK, || stop.load(Ordering::Relaxed));
         }
         // A buffer that was dry when it ended was a stall, too.
         let dry = self.buffer.dry_at.and_then(|at| Instant::now().checked_duration_since(at));
@@ -126,7 +130,7 @@ impl Viewer {
 
     /// Reads the playlist once and fetches what is new; how long to wait until the next time (section 6.3.4).
     fn poll(&mut self) -> Option<Duration> {
-        let text = self.get(&self.url.clone())?;
+        let (base, text) = self.get(&self.url.clone())?;
         let is_multivariant = text.windows(MULTIVARIANT.len()).any(|window| window == MULTIVARIANT);
         let Some(playlist) = m3u8_rs::parse_media_playlist_res(&text).ok().filter(|_| !is_multivariant) else {
             return self.failed(&self.url.clone(), "it is no Media Playlist: name one, such as …/0.m3u8");
@@ -138,8 +142,10 @@ impl Viewer {
         for (sequence, segment) in
             (playlist.media_sequence..=u64::MAX).zip(&playlist.segments).filter(|(n, _)| *n >= next)
         {
-            let url = audit::beside(&self.url, &segment.uri);
-            let bytes = self.get(&url)?;
+            if is_interrupted() {
+                break;
+            }
+            let (_, bytes) = self.get(&audit::beside(&base, &segment.uri))?;
             self.seen.bytes += bytes.len() as u64;
             let dry = self.buffer.add(Duration::from_secs_f32(segment.duration.clamp(0.0, 60.0)), Instant::now());
             self.note_stall(dry);
@@ -155,16 +161,16 @@ impl Viewer {
         }
     }
 
-    fn get(&mut self, url: &str) -> Option<Vec<u8>> {
-        let body = self
-            .agent
-            .get(url)
-            .call()
-            .and_then(|mut response| response.body_mut().with_config().limit(256 << 20).read_to_vec());
-        match body {
-            Ok(body) => {
+    /// Where it came from in the end, and what it is.
+    fn get(&mut self, url: &str) -> Option<(String, Vec<u8>)> {
+        let answer = self.agent.get(url).call().and_then(|mut response| {
+            let from = response.get_uri().to_string();
+            Ok((from, response.body_mut().with_config().limit(256 << 20).read_to_vec()?))
+        });
+        match answer {
+            Ok(answer) => {
                 self.seen.requests += 1;
-                Some(body)
+                Some(answer)
             }
             Err(error) => self.failed(url, &error.to_string()),
         }

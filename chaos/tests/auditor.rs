@@ -62,6 +62,8 @@ enum Fault {
     DigestMissing,
     DigestWrong,
     NameReused,
+    /// None: the playlist is elsewhere, and what it names lies there.
+    Moved,
     /// None: playlists are a while on their way, and segments go as soon as they may.
     Slow,
 }
@@ -200,8 +202,9 @@ impl Origin {
                     header.clear();
                 }
                 let (status, kind, caching, body) = origin.answer(line.split(' ').nth(1).unwrap_or("/"));
+                let location = if status == 307 { "Location: /elsewhere/live.m3u8\r\n" } else { "" };
                 let head = format!(
-                    "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nCache-Control: {caching}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    "HTTP/1.1 {status} X\r\n{location}Content-Type: {kind}\r\nCache-Control: {caching}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
                     body.len()
                 );
                 let mut connection = reader.into_inner();
@@ -227,6 +230,9 @@ impl Origin {
         let number =
             || name.split('.').next().and_then(|number| number.parse::<usize>().ok()).filter(|n| *n < SEGMENTS);
         let gone: Answer = (404, "text/plain", "no-cache", Vec::new());
+        if self.fault == Fault::Moved && !path.starts_with("/elsewhere/") {
+            return if name == "live.m3u8" { (307, "text/plain", "no-cache", Vec::new()) } else { gone };
+        }
         match name {
             "live.m3u8" => {
                 let answer = self.playlist();
@@ -406,8 +412,10 @@ fn an_origin_that_is_slow_passes() {
 
 #[test]
 fn an_origin_that_is_right_passes() {
-    for container in [Container::Ts, Container::Cmaf] {
-        let report = audit_in_time(container, Fault::None);
+    for (container, fault) in
+        [(Container::Ts, Fault::None), (Container::Cmaf, Fault::None), (Container::Cmaf, Fault::Moved)]
+    {
+        let report = audit_in_time(container, fault);
         assert_eq!(report.findings, [], "{container:?}");
         assert!(report.segments as usize >= WINDOW + 8 && report.refetched >= 8, "{report:?}");
         assert!(report.digests && report.longest_wait < Duration::from_millis(1500), "{report:?}");

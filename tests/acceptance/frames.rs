@@ -5,9 +5,12 @@ use crate::harness::server::Server;
 use crate::harness::wait_for;
 use chaos::frames;
 use std::path::PathBuf;
+use std::time::Duration;
 
 const FPS: u32 = 30;
 const SECONDS: u32 = 24;
+/// How long nothing may be shown: longer than an encoder is away in these tests.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A clip of numbered pictures.
 fn numbered(directory: &tempfile::TempDir, first: u32) -> PathBuf {
@@ -28,7 +31,7 @@ fn every_picture_is_shown_once_and_in_order_while_actors_fail() {
         };
         listed(1.0);
         let url = server.play_url("show");
-        let counting = std::thread::spawn(move || frames::count(&url, None).expect("played"));
+        let counting = std::thread::spawn(move || frames::count(&url, None, PATIENCE).expect("played"));
         for (n, (child, blow)) in
             [("segmenter", "panic"), ("archiver", "kill"), ("segmenter", "error")].iter().enumerate()
         {
@@ -52,7 +55,7 @@ fn a_reconnect_shows_nothing_twice_and_nothing_out_of_order() {
         (server.metric("steadycast_stream_segments_published_total", "live/show") >= 3.0).then_some(())
     });
     let url = server.play_url("show");
-    let counting = std::thread::spawn(move || frames::count(&url, None).expect("played"));
+    let counting = std::thread::spawn(move || frames::count(&url, None, PATIENCE).expect("played"));
     publisher.kill();
     let again = Publisher::file(&after, &server.publish_url("show"));
     assert!(again.finish(), "the encoder noticed something");

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-/// Segments remembered: half an hour of two-second segments. Older ones are not listed any more.
-const MAX_REMEMBERED: usize = 1000;
+/// Segments remembered, and listed at most: close to three hours of two-second segments. All are looked at with every reading.
+const MAX_REMEMBERED: usize = 5000;
 /// Longest segment, and target duration, that is believed, seconds: a day.
 const MAX_DURATION: f64 = 86_400.0;
 /// Slack of the announced wall clock, seconds: it is announced in milliseconds.
@@ -100,6 +100,11 @@ impl History {
                 return Reading::default();
             }
         };
+        let listed = playlist.segments.len();
+        if listed > MAX_REMEMBERED {
+            findings.add(Rule::Unreadable, "playlist", format!("{listed} segments, of {MAX_REMEMBERED} at most"));
+            return Reading::default();
+        }
         if let Some(ended) = &self.ended {
             findings.check(ended == text, Rule::ChangedAfterEnd, "playlist", || "it differs from what ended it".into());
         } else if playlist.end_list {
@@ -231,4 +236,36 @@ fn check_same(seen: &Entry, entry: &Entry, first: bool, findings: &mut Findings)
     let wall = entry.wall.and(seen.wall).map_or(seen.wall, |_| entry.wall);
     let same = Entry { discontinuity_number: seen.discontinuity_number, gap: seen.gap, wall, ..entry.clone() } == *seen;
     findings.check(same, Rule::EntryChanged, &seen.uri, || format!("{seen} became {entry}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str) -> (Vec<Rule>, Reading) {
+        let (mut history, mut findings) = (History::default(), Findings::default());
+        let reading = history.read(text, Duration::ZERO, 0.0, &mut findings);
+        history.read(text, Duration::from_secs(3600), 0.0, &mut findings);
+        (findings.into_list().iter().map(|finding| finding.rule).collect(), reading)
+    }
+
+    #[test]
+    fn absurd_numbers_are_findings() {
+        let head = format!("#EXTM3U\n#EXT-X-TARGETDURATION:{0}\n#EXT-X-MEDIA-SEQUENCE:{0}\n", u64::MAX);
+        let (rules, reading) = found(&format!("{head}#EXTINF:99999999999999999999,\na.ts\n#EXTINF:1,\nb.ts\n"));
+        assert_eq!((rules, reading.length), (vec![Rule::Duration], 0.0));
+        assert_eq!(reading.new, [u64::MAX], "there is no number for the second");
+    }
+
+    #[test]
+    fn more_segments_than_can_be_remembered_are_a_finding() {
+        let list = |segments: usize| {
+            let head = "#EXTM3U\n#EXT-X-TARGETDURATION:9000\n".to_owned();
+            (0..segments).fold(head, |text, n| format!("{text}#EXTINF:2,\n{n}.ts\n"))
+        };
+        let (rules, reading) = found(&list(MAX_REMEMBERED));
+        assert_eq!((rules, reading.listed.len()), (vec![], MAX_REMEMBERED));
+        let (rules, reading) = found(&list(MAX_REMEMBERED + 1));
+        assert_eq!((rules, reading.listed.len()), (vec![Rule::Unreadable], 0));
+    }
 }

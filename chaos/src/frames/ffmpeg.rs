@@ -11,10 +11,9 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Longest time without a picture: longer than what a live stream that goes on may stand still for, grace and restarts
-/// included.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// How often that is looked at.
+/// Why a player was ended by a signal to us.
+const INTERRUPTED: &str = "interrupted";
+/// How often is looked whether a player still shows something.
 const LOOK: Duration = Duration::from_millis(200);
 /// What ffmpeg says when a segment, or a live playlist, is not there; it goes on, or takes it for the end.
 const NOT_FETCHED: [&str; 2] = ["Failed to open segment", "Failed to reload playlist"];
@@ -72,12 +71,8 @@ pub struct Player {
 }
 
 impl Player {
-    /// Guards `player` from now on.
-    pub fn guarded(player: Child) -> Self {
-        Self::patient(player, PATIENCE)
-    }
-
-    fn patient(mut player: Child, patience: Duration) -> Self {
+    /// Guards `player` from now on; without a picture it is given so much time.
+    pub fn guarded(mut player: Child, patience: Duration) -> Self {
         let (ended, until) = sync_channel(0);
         let pictures = Arc::new(AtomicU64::new(0));
         let counted = pictures.clone();
@@ -89,7 +84,7 @@ impl Player {
                     (last, since) = (now, Instant::now());
                 }
                 if is_interrupted() {
-                    why = Some("interrupted".to_owned());
+                    why = Some(INTERRUPTED.to_owned());
                 } else if since.elapsed() >= patience {
                     why = Some(format!("no picture for {} s", patience.as_secs()));
                 }
@@ -116,6 +111,8 @@ impl Player {
     pub fn wait(self) -> anyhow::Result<(ExitStatus, Option<String>)> {
         drop(self.ended);
         let (mut player, why) = self.guard.join().map_err(|_| anyhow!("who guarded ffmpeg panicked"))?;
+        // It may have heard of it before we did.
+        let why = why.or_else(|| is_interrupted().then(|| INTERRUPTED.to_owned()));
         Ok((player.wait().context("ffmpeg")?, why))
     }
 }
@@ -159,7 +156,7 @@ mod tests {
             let mut shell = Command::new("sh");
             let mut player = shell.args(["-c", script]).stdout(Stdio::piped()).spawn().expect("sh");
             let output = player.stdout.take().expect("a pipe");
-            let player = Player::patient(player, patience);
+            let player = Player::guarded(player, patience);
             let mut seen = 0;
             player.read(output, &mut [0; 2], |_| seen += 1);
             let (status, ended) = player.wait().expect("ended");

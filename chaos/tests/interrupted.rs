@@ -1,0 +1,102 @@
+//! A signal ends a measurement with what it saw.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+/// How long an instrument may take to ask its first questions.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// A playlist whose segment is not there.
+const PLAYLIST: &str = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nmissing.ts\n";
+
+/// An origin that answers, or keeps who asks waiting; its address, and a word for each request.
+fn origin(answers: bool) -> (String, Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("address").to_string();
+    let (asked, requests) = sync_channel(1000);
+    std::thread::spawn(move || {
+        let mut waiting = Vec::new();
+        for connection in listener.incoming().flatten() {
+            let (mut reader, mut line, mut header) = (BufReader::new(connection), String::new(), String::new());
+            if reader.read_line(&mut line).is_err() {
+                continue;
+            }
+            while reader.read_line(&mut header).is_ok_and(|length| length > 2) {
+                header.clear();
+            }
+            let (status, body) = if line.contains(".m3u8") { (200, PLAYLIST) } else { (404, "") };
+            let mut connection = reader.into_inner();
+            if answers {
+                let length = body.len();
+                let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+                // Who was interrupted reads no answer.
+                let _ = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(body.as_bytes()));
+            } else {
+                waiting.push(connection);
+            }
+            if asked.send(()).is_err() {
+                break;
+            }
+        }
+    });
+    (address, requests)
+}
+
+fn started(arguments: &[&str]) -> Child {
+    let mut chaos = Command::new(env!("CARGO_BIN_EXE_chaos"));
+    chaos.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("chaos")
+}
+
+/// Two signals at once, as `timeout` sends them, are one request.
+fn interrupted(child: Child, signal: &str) -> Output {
+    let pid = child.id().to_string();
+    let status = Command::new("kill").args([signal, &pid]).status().expect("kill");
+    assert!(status.success(), "it has ended by itself");
+    // The second may find that it has ended.
+    let _ = Command::new("kill").args([signal, &pid]).stderr(Stdio::null()).status();
+    child.wait_with_output().expect("ended")
+}
+
+fn asked(requests: &Receiver<()>, times: usize) {
+    (0..times).for_each(|_| requests.recv_timeout(DEADLINE).expect("a request"));
+}
+
+#[test]
+fn an_audit_that_is_interrupted_reports() {
+    let (address, requests) = origin(true);
+    let url = format!("http://{address}/live.m3u8");
+    let audit = started(&["audit", &url, "--seconds", "3600"]);
+    asked(&requests, 10);
+    let output = interrupted(audit, "-INT");
+    let (report, said): (Value, _) =
+        (serde_json::from_slice(&output.stdout).expect("JSON"), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(report[0]["findings"].to_string().contains("404"), "{report}");
+    assert!(said.contains("no segment of http://") && said.contains("findings"), "{said}");
+}
+
+#[test]
+fn a_count_that_is_interrupted_tells_what_it_counted() {
+    for (signal, arguments) in [("-TERM", &[][..]), ("-INT", &["--seconds", "5"])] {
+        let (address, requests) = origin(false);
+        let url = format!("http://{address}/live.m3u8");
+        let count = started(&[&["count", &url], arguments].concat());
+        asked(&requests, 1);
+        let output = interrupted(count, signal);
+        let counted: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!((output.status.code(), &counted["cut_short"]), (Some(1), &Value::from("interrupted")), "{counted}");
+    }
+}
+
+#[test]
+fn a_count_that_is_shown_nothing_gives_up() {
+    let (address, requests) = origin(false);
+    let count = started(&["count", &format!("http://{address}/live.m3u8"), "--patience", "1"]);
+    asked(&requests, 1);
+    let output = count.wait_with_output().expect("ended");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("no picture for 1 s"), "{said}");
+}

@@ -5,25 +5,25 @@
 
 pub mod content;
 mod continuity;
+pub(crate) mod fetch;
 pub mod finding;
+pub(crate) mod parse;
 pub mod pictures;
 mod playlist;
 
 use crate::interrupted::is_interrupted;
 use anyhow::Context;
 use continuity::Continuity;
+use fetch::{ANSWER, Answer, beside, get};
 use finding::{Findings, Report, Rule};
 use playlist::{History, Reading};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use ureq::ResponseExt;
 
 /// How often playlists are read.
 const POLL: Duration = Duration::from_millis(200);
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(10);
 /// Before a removed segment may go, it is fetched once more this long before.
 const MARGIN: Duration = Duration::from_millis(700);
 /// Largest segment that is read, bytes.
@@ -89,44 +89,11 @@ pub fn run(audit: &Audit) -> anyhow::Result<Vec<Report>> {
         .collect()
 }
 
-struct Answer {
-    /// Where it came from in the end: what it names lies beside that (RFC 3986 section 5.1.3).
-    url: String,
-    content_type: String,
-    cache_control: Option<String>,
-    body: Vec<u8>,
-}
-
-/// The answer, if it is a 200; else what it was.
-fn get(url: &str, most: u64) -> anyhow::Result<Answer> {
-    let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER)).build();
-    let mut response = ureq::Agent::new_with_config(config).get(url).call()?;
-    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let (content_type, cache_control) = (header("content-type").unwrap_or_default(), header("cache-control"));
-    let url = response.get_uri().to_string();
-    let body = response.body_mut().with_config().limit(most).read_to_vec()?;
-    Ok(Answer { url, content_type, cache_control, body })
-}
-
 /// Why something cannot be read, without where in a library that was noticed.
 fn reason(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
     let line = text.lines().next().unwrap_or_default();
     line.split(" (at /").next().unwrap_or_default().to_owned()
-}
-
-/// A URI relative to a playlist (RFC 3986 section 5), as far as playlists use it.
-pub(crate) fn beside(playlist: &str, uri: &str) -> String {
-    if uri.contains("://") {
-        return uri.to_owned();
-    }
-    let origin = playlist.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
-    if uri.starts_with('/') {
-        return format!("{origin}{uri}");
-    }
-    let path = playlist.split('?').next().unwrap_or(playlist);
-    let directory = path.rsplit_once('/').map_or(path, |(directory, _)| directory);
-    format!("{directory}/{uri}")
 }
 
 /// A segment that is to be fetched again.
@@ -184,13 +151,14 @@ impl Follower {
         while begun.elapsed() < audit.duration && !is_interrupted() {
             let due = begun.elapsed() + POLL;
             self.findings.now = begun.elapsed();
-            self.poll(begun, audit.duration);
+            let reading = self.poll(begun, audit.expect_end).unwrap_or_default();
+            let read = begun.elapsed();
+            self.fetch_what_is_listed(&reading, begun, audit.duration);
             self.fetch_what_leaves(begun);
+            self.history.away = begun.elapsed() - read;
             std::thread::sleep(due.saturating_sub(begun.elapsed()));
         }
         let ended = self.history.has_ended();
-        self.findings
-            .check(audit.expect_end || !ended, Rule::EndedUnexpectedly, "playlist", || "it has ENDLIST".into());
         let may_go_on = !audit.expect_end || is_interrupted();
         self.findings.check(may_go_on || ended, Rule::NotEnded, "playlist", || "it has no ENDLIST".into());
         Report {
@@ -200,33 +168,47 @@ impl Follower {
             refetched: self.refetched,
             discontinuities: self.history.discontinuities(),
             longest_wait: self.history.longest_wait,
+            stopped: self.history.has_stopped(POLL),
             first_segment: self.first_segment,
             digests: self.digests,
             findings: self.findings.into_list(),
         }
     }
 
-    fn poll(&mut self, begun: Instant, until: Duration) {
+    /// Reads the playlist once.
+    fn poll(&mut self, begun: Instant, expect_end: bool) -> Option<Reading> {
         self.polls += 1;
         let asked = begun.elapsed();
         let answer = match get(&self.url, MAX_PLAYLIST) {
             Ok(answer) => answer,
-            Err(error) => return self.findings.add(Rule::Status, "playlist", error.to_string()),
+            Err(error) => {
+                self.findings.add(Rule::Status, "playlist", error.to_string());
+                return None;
+            }
         };
         self.base.clone_from(&answer.url);
-        self.check_playlist_headers(&answer);
         let at = begun.elapsed();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let had_ended = self.history.has_ended();
         let reading = self.history.read(&text, at, wall, &mut self.findings);
+        if self.segments == 0 && !reading.new.is_empty() {
+            self.first_segment = at;
+        }
+        self.check_playlist_headers(&answer);
+        let ends = self.history.has_ended() && !had_ended;
+        self.findings.check(expect_end || !ends, Rule::EndedUnexpectedly, "playlist", || "it has ENDLIST".into());
         self.note_removed(&reading);
         self.last_asked = asked;
+        Some(reading)
+    }
+
+    fn fetch_what_is_listed(&mut self, reading: &Reading, begun: Instant, until: Duration) {
         let digests = if reading.new.is_empty() { None } else { self.read_digests() };
-        // Each may take as long as an answer may: those that are left when the time is over were not asked for.
+        // Each may take as long as an answer may: those that are left when the time is over were not asked for, nor are those that
+        // may be gone by now. The last that is listed stays for the playlist's length after it has left.
+        let until = until.min(begun.elapsed() + Duration::from_secs_f64(reading.length));
         for sequence in reading.new.iter().take_while(|_| begun.elapsed() < until && !is_interrupted()) {
-            if self.segments == 0 {
-                self.first_segment = at;
-            }
             self.findings.now = begun.elapsed();
             self.fetch_new(*sequence, digests.as_ref());
         }
@@ -247,6 +229,10 @@ impl Follower {
         let kind = answer.content_type.to_ascii_lowercase();
         self.findings
             .check(expected.iter().any(|name| kind.starts_with(name)), Rule::ContentType, "playlist", || kind.clone());
+        // What does not change any more may be kept.
+        if self.history.has_ended() {
+            return;
+        }
         let target = self.history.target_duration().map_or(10, |target| target.as_secs());
         let control = answer.cache_control.as_deref().unwrap_or_default().to_ascii_lowercase();
         let age = control.split("max-age=").nth(1).and_then(|rest| rest.split([',', ' ']).next()?.parse::<u64>().ok());
@@ -289,16 +275,28 @@ impl Follower {
                 Err(error) => self.findings.add(Rule::Status, map, error.to_string()),
             }
         }
+        let asked = Instant::now();
         let answer = match get(&beside(&self.base, &entry.uri), MAX_BODY) {
             Ok(answer) => answer,
             Err(error) => return self.findings.add(Rule::Status, &entry.uri, error.to_string()),
         };
         self.segments += 1;
+        let (took, target) = (asked.elapsed(), self.history.target_duration().unwrap_or(ANSWER));
+        self.findings.check(took <= target.mul_f64(1.5), Rule::SlowSegment, "segments", || {
+            format!(
+                "{} came after {:.1} s, with a target duration of {} s",
+                entry.uri,
+                took.as_secs_f64(),
+                target.as_secs()
+            )
+        });
         self.check_digest(&entry.uri, &answer.body, digests);
         let expected: &[&str] =
             if entry.map.is_some() { &["video/mp4", "audio/mp4", "video/iso.segment"] } else { &["video/mp2t"] };
         let kind = answer.content_type.to_ascii_lowercase();
-        self.findings.check(expected.contains(&kind.as_str()), Rule::ContentType, &entry.uri, || kind.clone());
+        // A server has the same for all: once, and how often.
+        let expects = expected.contains(&kind.as_str());
+        self.findings.check(expects, Rule::ContentType, "segments", || format!("{} is {kind:?}", entry.uri));
         let digest = Sha256::digest(&answer.body).into();
         self.again.insert(sequence, Again { until: None, longest: 0.0, digest, refetched: false });
         let map = entry.map.as_ref().and_then(|map| self.maps.get(map));

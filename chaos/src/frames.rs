@@ -5,6 +5,7 @@
 
 mod ffmpeg;
 
+use crate::interrupted::is_interrupted;
 use anyhow::{Context, bail, ensure};
 use ffmpeg::{Player, heard, listen};
 use serde::Serialize;
@@ -108,17 +109,18 @@ impl Count {
     /// What is to be said against this playback, of which so many seconds were asked for.
     pub fn verdict(&self, asked: Option<u32>) -> Result<(), String> {
         let asked_ms = u64::from(asked.unwrap_or(0)) * 1000;
+        let there = format!("{:.1} s of media were there", self.media_ms as f64 / 1000.0);
+        let there = asked.map_or(there.clone(), |asked| format!("{there}, {asked} s were asked for"));
         if let Some(why) = &self.cut_short {
             Err(format!("{why}: this is what was counted until then"))
         } else if self.frames > 0 && self.unreadable == self.frames {
             Err("none of these pictures has a number: `chaos numbered` makes such that have".to_owned())
         } else if self.not_fetched > 0 {
-            Err(format!("segments or playlists could not be fetched, {} times", self.not_fetched))
+            Err(format!("segments or playlists could not be fetched, {} times; {there}", self.not_fetched))
         } else if !self.is_whole() {
             Err("the frames are not all there once and in order".to_owned())
         } else if self.media_ms + END_TOLERANCE_MS < asked_ms {
-            let there = self.media_ms as f64 / 1000.0;
-            Err(format!("{there:.1} s of media were there, {} s were asked for", asked_ms / 1000))
+            Err(there)
         } else {
             Ok(())
         }
@@ -182,27 +184,30 @@ pub fn make(file: &Path, fps: u32, seconds: u32, first: u32) -> anyhow::Result<(
     // A link stays one.
     let file = &fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let part = part_of(file);
-    ffmpeg.args(["-f", "flv"]).arg(&part).stdin(Stdio::piped()).stderr(Stdio::piped());
+    ffmpeg.args(["-f", "flv"]).arg(&part).stdin(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut encoder = ffmpeg.spawn().context("ffmpeg cannot be run: install it")?;
     let mut pipe = encoder.stdin.take().context("no pipe")?;
     let said = listen(encoder.stderr.take().context("no pipe")?);
     let mut picture = vec![0; WIDTH * HEIGHT];
-    for number in first..first + fps * seconds {
+    // What cannot be written has ended, and says why.
+    let all_drawn = (first..first + fps * seconds).all(|number| {
         draw(number, &mut picture);
-        // It has ended, and says why.
-        if pipe.write_all(&picture).is_err() {
-            break;
-        }
-    }
+        !is_interrupted() && pipe.write_all(&picture).is_ok()
+    });
     drop(pipe);
+    if is_interrupted() {
+        // One that has ended by itself meanwhile needs no end.
+        let _ = encoder.kill();
+    }
     let status = encoder.wait()?;
     let said = heard(said)?.errors.join("; ");
     // That a file could not be finished is said, and is no failure of ffmpeg's.
-    if !status.success() || !said.is_empty() {
+    if !all_drawn || !status.success() || !said.is_empty() {
         if part != *file {
             // It may not even be there.
             let _ = fs::remove_file(&part);
         }
+        ensure!(!is_interrupted(), "interrupted: {} is not made", file.display());
         bail!("{} could not be made ({status}): {said}", file.display());
     }
     if part != *file {

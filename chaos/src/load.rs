@@ -117,8 +117,7 @@ fn connect(load: &Load, clip: &Clip) -> anyhow::Result<Vec<Publisher>> {
     let publisher = |n: usize| {
         ensure!(!is_interrupted(), "interrupted when {n} of {} published", load.streams);
         let target = base.numbered(n);
-        let mut socket =
-            publish(&target).with_context(|| format!("publisher {n}, to {}/{}", target.address, target.app))?;
+        let mut socket = publish(&target).with_context(|| format!("publisher {n}, to {}", target.without_key()))?;
         socket.write_all(&clip.headers)?;
         socket.set_nonblocking(true)?;
         let (offset, next) = (spread * n as u32, first(n));

@@ -1,27 +1,19 @@
 //! `chaos`: the instruments, from the command line.
 
-use anyhow::Context;
+mod commands;
+
 use chaos::alone;
-use chaos::audit::finding::{Finding, Report};
-use chaos::audit::{self, Audit};
 use chaos::bench::report::{self, Bench};
-use chaos::broken::Broken;
-use chaos::faultfs::{Mount, Rule};
 use chaos::frames;
-use chaos::interrupted::{self, is_interrupted};
-use chaos::load::{self, Begin, Load};
+use chaos::interrupted;
+use chaos::load::{Begin, Load};
 use chaos::scenario::{self, Pages, Plan, SCENARIOS, Scenario, Setting};
-use chaos::standstill;
-use chaos::viewers::Viewers;
 use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use commands::{audit_all, count, faultfs, load_with, print, punctual};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// From the first sample until streams are listed for certain.
-const HEAD_START: Duration = Duration::from_secs(15);
 /// No run is longer: a hundred days, seconds.
 const MAX_SECONDS: u64 = 100 * 24 * 3600;
 /// Streams of a run, and viewers, at most: what one machine has ports for. More rounds than that no run has either.
@@ -51,7 +43,8 @@ enum Command {
         /// For how long, seconds.
         #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
         seconds: u64,
-        /// How many viewers follow them meanwhile.
+        /// How many viewers follow them, from when all publish to a second before the end. That nothing is listed yet is no error for
+        /// fifteen seconds; the first picture's time is reported.
         #[arg(long, default_value_t = 0, value_parser = any)]
         viewers: usize,
         /// Media Playlist of a stream; {} is its number: http://localhost:8080/live/load-{}/0.m3u8
@@ -104,14 +97,15 @@ enum Command {
         /// Of media, seconds; without it to the end.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: Option<u32>,
-        /// For how long no picture may come, seconds: longer than a show stands still when its encoder is away.
+        /// For how long no picture may come, seconds: longer than a show stands still when its encoder is away. ffmpeg, which plays,
+        /// itself gives up on a server that refuses connections, within a second or two.
         #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=MAX_SECONDS))]
         patience: u64,
     },
     /// Mounts a directory elsewhere, with faults. Each line read is a JSON array of rules that are in force from then
     /// on, such as [{"operation":"write","path":"show","effect":{"errno":5},"probability":0.5,"count":10}] (effects:
     /// {"errno":N}, {"delay_ms":N}, "hang", "short_write"); printed is what was asked and struck so far. [] ends all
-    /// faults; the end of the input unmounts. Needs root.
+    /// faults; the end of the input, Ctrl-C or SIGTERM unmounts. Needs root.
     Faultfs {
         /// The directory whose files it shows.
         source: PathBuf,
@@ -246,7 +240,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             let load = Load { url, clip, streams, duration: Duration::from_secs(seconds), begin: Begin::Apart };
             load_with(&load, viewers, play.as_deref())
         }
-        Command::Numbered { file, fps, seconds, first } => frames::make(&file, fps, seconds, first),
+        Command::Numbered { file, fps, seconds, first } => {
+            interrupted::watch()?;
+            frames::make(&file, fps, seconds, first)
+        }
         Command::Count { input, seconds, patience } => count(&input, seconds, Duration::from_secs(patience)),
         Command::Audit { urls, seconds, expect_end } => audit_all(urls, seconds, expect_end),
         Command::Punctual { patience, command } => punctual(Duration::from_secs(patience), &command),
@@ -272,16 +269,6 @@ fn run_scenarios(names: &[String], seed: u64, files: &Files) -> anyhow::Result<(
     scenario::run(names, &files.setting(seed), files.pages())
 }
 
-/// Prints what came of it; what cannot be printed is an error.
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output does not take what was measured")
-}
-
 /// How many of something there are to be, if it may be none.
 fn any(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| *number <= MAX_PEERS);
@@ -291,101 +278,6 @@ fn any(text: &str) -> Result<usize, String> {
 /// How many of something there are to be: one at least.
 fn some(text: &str) -> Result<usize, String> {
     any(text).ok().filter(|number| *number > 0).ok_or_else(|| format!("a number from 1 to {MAX_PEERS} is wanted"))
-}
-
-/// Publishers, and viewers if there are any; fails if a publisher was disconnected or a viewer met an error or a stall.
-fn load_with(load: &Load, viewers: usize, play: Option<&str>) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        viewers == 0 || play.is_some(),
-        "--viewers needs --play, the URL of the Media Playlists they follow"
-    );
-    let publishing = std::thread::spawn({
-        let load = load.clone();
-        move || load::run(&load, || ())
-    });
-    // A stream is listed some seconds after its first sample: who asks before is told to wait or to come back. The load goes on
-    // for as long after viewers have stopped. Both are the time that is measured, and wait for nothing else.
-    let head_start = HEAD_START.min(load.duration / 3);
-    interrupted::sleep(head_start);
-    let watching =
-        play.filter(|_| !is_interrupted()).map(|play| Viewers::start(viewers, load.streams, play)).transpose()?;
-    interrupted::sleep(load.duration.saturating_sub(2 * head_start));
-    let seen = watching.map(Viewers::stop);
-    let report = publishing.join().map_err(|_| anyhow::anyhow!("the generator panicked"))??;
-    print_json(&serde_json::json!({ "publishers": report, "viewers": seen }))?;
-    anyhow::ensure!(!is_interrupted(), "interrupted: this is what was seen until then");
-    anyhow::ensure!(report.disconnected == 0, "{} publishers were disconnected", report.disconnected);
-    let Some(seen) = seen else { return Ok(()) };
-    let first = seen.first_error.unwrap_or_default();
-    anyhow::ensure!(seen.errors == 0, "{} requests were of no use to viewers, the first: {first}", seen.errors);
-    anyhow::ensure!(
-        seen.stalls == 0 && seen.played == seen.viewers,
-        "{} stalls, {:.1} s all together; {} of {} played",
-        seen.stalls,
-        seen.stalled_seconds,
-        seen.played,
-        seen.viewers
-    );
-    Ok(())
-}
-
-/// Audits playlists side by side; fails if anything was found, or one cannot be audited. That loses nothing of the others.
-fn audit_all(urls: Vec<String>, seconds: u64, expect_end: bool) -> anyhow::Result<()> {
-    interrupted::watch()?;
-    let audits =
-        urls.into_iter().map(|url| Audit { url, duration: Duration::from_secs(seconds), expect_end, seen: None });
-    let audits: Vec<_> = audits.map(|audit| std::thread::spawn(move || audit::run(&audit))).collect();
-    let (mut reports, mut failed) = (Vec::<Report>::new(), Vec::new());
-    for audit in audits {
-        match audit.join() {
-            Ok(Ok(report)) => reports.extend(report),
-            Ok(Err(error)) => failed.push(format!("{error:#}")),
-            Err(_) => failed.push("an auditor panicked".to_owned()),
-        }
-    }
-    print_json(&reports)?;
-    // Nothing found where nothing was seen tells nothing.
-    let unseen = reports.iter().filter(|report| report.segments == 0);
-    failed.extend(unseen.map(|report| format!("no segment of {} was read", report.url)));
-    let broken: Vec<_> = reports.iter().flat_map(|report| &report.findings).map(Finding::broken).collect();
-    let found = broken.len();
-    anyhow::ensure!(failed.is_empty(), "{found} findings, and not audited: {}", failed.join("; "));
-    anyhow::ensure!(!is_interrupted(), "interrupted: {found} findings until then");
-    if found > 0 && broken.iter().all(Broken::is_late) {
-        eprintln!("{found} findings, all of them that segments came late");
-        std::process::exit(standstill::LATE);
-    }
-    anyhow::ensure!(found == 0, "{found} findings");
-    Ok(())
-}
-
-/// Runs a command until it can be judged, and ends as it did.
-fn punctual(patience: Duration, command: &[String]) -> anyhow::Result<()> {
-    let [program, arguments @ ..] = command else { anyhow::bail!("name the command behind `--`") };
-    let ended = standstill::run(patience, std::process::Command::new(program).args(arguments))?;
-    // One that was ended by a signal has no code.
-    std::process::exit(ended.code().unwrap_or(1))
-}
-
-/// Steers a file system by lines of JSON until there are no more.
-fn faultfs(source: &Path, point: &Path, seed: u64) -> anyhow::Result<()> {
-    let mount = Mount::new(source, point, seed)?;
-    for line in std::io::stdin().lines() {
-        match serde_json::from_str::<Vec<Rule>>(&line?) {
-            Ok(rules) => mount.rules().set(rules)?,
-            Err(error) => eprintln!("not a JSON array of rules, those before stay in force: {error}"),
-        }
-        print(&format!("{}\n", serde_json::to_string(&mount.rules().counts())?))?;
-    }
-    Ok(())
-}
-
-/// Counts pictures; fails if there is anything to be said against it.
-fn count(input: &str, seconds: Option<u32>, patience: Duration) -> anyhow::Result<()> {
-    interrupted::watch()?;
-    let counted = frames::count(input, seconds, patience)?;
-    print_json(&counted)?;
-    counted.verdict(seconds).map_err(anyhow::Error::msg)
 }
 
 #[cfg(test)]

@@ -43,6 +43,12 @@ impl Target {
         let (name, query) = self.name.split_at(query);
         Self { name: format!("{name}-{number}{query}"), ..self.clone() }
     }
+
+    /// For messages.
+    pub fn without_key(&self) -> String {
+        let name = self.name.split('?').next().unwrap_or_default();
+        format!("rtmp://{}/{}/{name}", self.address, self.app)
+    }
 }
 
 /// Connects and publishes; the socket, on which chunks of [`CHUNK_SIZE`] may follow.

@@ -1,6 +1,6 @@
 //! Viewers: many that follow live playlists as players do, each with a buffer that can run dry.
 
-use crate::audit;
+use crate::audit::{fetch, parse};
 use crate::interrupted::{is_interrupted, sleep_unless};
 use serde::Serialize;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ const STALL: Duration = Duration::from_millis(250);
 const MAX_TARGET: u64 = 60;
 /// How soon a viewer that waits notices that it is to stop.
 const LOOK: Duration = Duration::from_secs(1);
+/// From its first question a viewer's stream may be so long on its way into a playlist: the longest GOP we test, and a segment.
+const HEAD_START: Duration = Duration::from_secs(15);
 /// How long a viewer waits after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(500);
 
@@ -35,6 +37,8 @@ pub struct Seen {
     pub requests: u64,
     /// Requests that were not, and answers that were no Media Playlist.
     pub errors: u64,
+    /// Longest time from a viewer's first question to its first segment, seconds.
+    pub first_segment: f64,
     /// The first error, as it was reported.
     pub first_error: Option<String>,
     /// Bytes of segments.
@@ -72,6 +76,7 @@ impl Viewers {
             played: all.played + usize::from(one.bytes > 0),
             requests: all.requests + one.requests,
             errors: all.errors + one.errors,
+            first_segment: all.first_segment.max(one.first_segment),
             first_error: all.first_error.or(one.first_error),
             bytes: all.bytes + one.bytes,
             stalls: all.stalls + one.stalls,
@@ -80,8 +85,29 @@ impl Viewers {
     }
 }
 
+impl Seen {
+    /// What is to be said against it.
+    pub fn wrong(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if self.errors > 0 {
+            let first = self.first_error.as_deref().unwrap_or_default();
+            wrong.push(format!("requests that were of no use to viewers: {}, the first: {first}", self.errors));
+        }
+        if self.stalls > 0 {
+            wrong.push(format!("stalls: {}, {:.1} s all together", self.stalls, self.stalled_seconds));
+        }
+        if self.played < self.viewers {
+            wrong.push(format!("{} of {} viewers played", self.played, self.viewers));
+        }
+        wrong
+    }
+}
+
 struct Viewer {
     url: String,
+    begun: Instant,
+    /// Why there was nothing to play yet.
+    not_yet: Option<String>,
     agent: ureq::Agent,
     seen: Seen,
     buffer: Buffer,
@@ -111,7 +137,8 @@ impl Viewer {
         let agent = ureq::Agent::new_with_config(
             ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build(),
         );
-        Self { url, agent, seen: Seen::default(), buffer: Buffer::default(), next: None }
+        let (begun, not_yet) = (Instant::now(), None);
+        Self { url, begun, not_yet, agent, seen: Seen::default(), buffer: Buffer::default(), next: None }
     }
 
     fn watch(mut self, stop: &AtomicBool) -> Seen {
@@ -121,6 +148,10 @@ impl Viewer {
                 break;
             }
             sleep_unless(wait, LOOK, || stop.load(Ordering::Relaxed));
+        }
+        // What never began has not merely begun late.
+        if let Some(error) = self.not_yet.take().filter(|_| self.seen.bytes == 0 && self.seen.errors == 0) {
+            (self.seen.errors, self.seen.first_error) = (1, Some(error));
         }
         // A buffer that was dry when it ended was a stall, too.
         let dry = self.buffer.dry_at.and_then(|at| Instant::now().checked_duration_since(at));
@@ -132,7 +163,7 @@ impl Viewer {
     fn poll(&mut self) -> Option<Duration> {
         let (base, text) = self.get(&self.url.clone())?;
         let is_multivariant = text.windows(MULTIVARIANT.len()).any(|window| window == MULTIVARIANT);
-        let Some(playlist) = m3u8_rs::parse_media_playlist_res(&text).ok().filter(|_| !is_multivariant) else {
+        let Some(playlist) = parse::media_playlist(&text).ok().filter(|_| !is_multivariant) else {
             return self.failed(&self.url.clone(), "it is no Media Playlist: name one, such as …/0.m3u8");
         };
         let target = Duration::from_secs(playlist.target_duration.clamp(1, MAX_TARGET));
@@ -145,7 +176,10 @@ impl Viewer {
             if is_interrupted() {
                 break;
             }
-            let (_, bytes) = self.get(&audit::beside(&base, &segment.uri))?;
+            let (_, bytes) = self.get(&fetch::beside(&base, &segment.uri))?;
+            if self.seen.bytes == 0 {
+                self.seen.first_segment = self.begun.elapsed().as_secs_f64();
+            }
             self.seen.bytes += bytes.len() as u64;
             let dry = self.buffer.add(Duration::from_secs_f32(segment.duration.clamp(0.0, 60.0)), Instant::now());
             self.note_stall(dry);
@@ -177,8 +211,13 @@ impl Viewer {
     }
 
     fn failed<T>(&mut self, url: &str, why: &str) -> Option<T> {
-        self.seen.errors += 1;
-        self.seen.first_error.get_or_insert_with(|| format!("{url}: {why}"));
+        let error = format!("{url}: {why}");
+        if self.seen.bytes == 0 && self.begun.elapsed() < HEAD_START {
+            self.not_yet = Some(error);
+        } else {
+            self.seen.errors += 1;
+            self.seen.first_error.get_or_insert(error);
+        }
         None
     }
 }

@@ -27,6 +27,8 @@ const AUDITED: Duration = Duration::from_secs(11);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a slow origin's playlists are on their way.
 const ON_ITS_WAY: Duration = Duration::from_millis(600);
+/// How long a segment of an origin is on its way that is too slow: more than one and a half target durations.
+const TOO_SLOW: Duration = Duration::from_millis(1700);
 /// The segment at which faults strike: it is listed two seconds after the start.
 const STRUCK: usize = HEAD_START + 2;
 
@@ -62,6 +64,15 @@ enum Fault {
     DigestMissing,
     DigestWrong,
     NameReused,
+    /// Every third second the newest two segments are not listed.
+    Withdrawn,
+    Vod,
+    Event,
+    OldVersion,
+    Encrypted,
+    SlowSegments,
+    /// None: segments have titles, with commas.
+    Titled,
     /// None: the playlist is elsewhere, and what it names lies there.
     Moved,
     /// None: playlists are a while on their way, and segments go as soon as they may.
@@ -69,7 +80,7 @@ enum Fault {
 }
 
 /// The fault, in which container, and the rule that must be found broken.
-const FAULTS: [(Fault, Container, Rule); 30] = {
+const FAULTS: [(Fault, Container, Rule); 36] = {
     use Container::{Cmaf, Ts};
     use Fault as F;
     use Rule as R;
@@ -104,6 +115,12 @@ const FAULTS: [(Fault, Container, Rule); 30] = {
         (F::AudioApart, Cmaf, R::AudioVideo),
         (F::DigestMissing, Cmaf, R::Digest),
         (F::DigestWrong, Ts, R::Digest),
+        (F::Withdrawn, Ts, R::Withdrawn),
+        (F::Vod, Ts, R::PlaylistType),
+        (F::Event, Cmaf, R::PlaylistType),
+        (F::OldVersion, Cmaf, R::Version),
+        (F::Encrypted, Ts, R::NotSupported),
+        (F::SlowSegments, Ts, R::SlowSegment),
     ]
 };
 
@@ -244,7 +261,13 @@ impl Origin {
             }
             "segments-sha256.json" => (200, "application/json", "no-cache", self.digests()),
             "init.mp4" => (200, "video/mp4", "no-cache", self.media.init.clone().unwrap_or_default()),
-            _ => number().map_or(gone, |number| self.segment(number)),
+            _ => {
+                if self.fault == Fault::SlowSegments {
+                    // The fault itself.
+                    std::thread::sleep(TOO_SLOW);
+                }
+                number().map_or(gone, |number| self.segment(number))
+            }
         }
     }
 
@@ -260,14 +283,22 @@ impl Origin {
             Fault::SequenceJump if struck => first + 3,
             _ => first,
         };
+        let version = if self.fault == Fault::OldVersion { 5 } else { 6 };
+        let kind = match self.fault {
+            Fault::Vod => "#EXT-X-PLAYLIST-TYPE:VOD\n",
+            Fault::Event => "#EXT-X-PLAYLIST-TYPE:EVENT\n",
+            Fault::Encrypted => "#EXT-X-KEY:METHOD=AES-128,URI=\"key\"\n",
+            _ => "",
+        };
         let discontinuities = u64::from(when(Fault::DiscontinuitySequence));
         let mut text = format!(
-            "#EXTM3U\n#EXT-X-VERSION:6\n#EXT-X-TARGETDURATION:{target}\n#EXT-X-MEDIA-SEQUENCE:{sequence}\n#EXT-X-DISCONTINUITY-SEQUENCE:{discontinuities}\n#EXT-X-INDEPENDENT-SEGMENTS\n"
+            "#EXTM3U\n#EXT-X-VERSION:{version}\n{kind}#EXT-X-TARGETDURATION:{target}\n#EXT-X-MEDIA-SEQUENCE:{sequence}\n#EXT-X-DISCONTINUITY-SEQUENCE:{discontinuities}\n#EXT-X-INDEPENDENT-SEGMENTS\n"
         );
         if self.container == Container::Cmaf {
             text.push_str("#EXT-X-MAP:URI=\"init.mp4\"\n");
         }
-        for number in first..newest {
+        let withdrawn = if self.fault == Fault::Withdrawn && newest.is_multiple_of(3) { 2 } else { 0 };
+        for number in first..newest - withdrawn {
             self.list(number, &mut text);
         }
         if matches!(self.fault, Fault::Ends | Fault::EndsAndGoesOn) && struck {
@@ -299,9 +330,10 @@ impl Origin {
         let time = chrono::DateTime::from_timestamp_millis((start * 1000.0) as i64).expect("a time");
         let name = if self.fault == Fault::NameReused && number > STRUCK { number - HEAD_START } else { number };
         let extension = if self.container == Container::Ts { "ts" } else { "m4s" };
+        let title = if self.fault == Fault::Titled { "an artist, a song, #1" } else { "" };
         let _ = write!(
             text,
-            "#EXT-X-PROGRAM-DATE-TIME:{}\n#EXTINF:{duration:.5},\n{name:03}.{extension}\n",
+            "#EXT-X-PROGRAM-DATE-TIME:{}\n#EXTINF:{duration:.5},{title}\n{name:03}.{extension}\n",
             time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
         );
     }
@@ -412,9 +444,12 @@ fn an_origin_that_is_slow_passes() {
 
 #[test]
 fn an_origin_that_is_right_passes() {
-    for (container, fault) in
-        [(Container::Ts, Fault::None), (Container::Cmaf, Fault::None), (Container::Cmaf, Fault::Moved)]
-    {
+    for (container, fault) in [
+        (Container::Ts, Fault::None),
+        (Container::Cmaf, Fault::None),
+        (Container::Cmaf, Fault::Moved),
+        (Container::Ts, Fault::Titled),
+    ] {
         let report = audit_in_time(container, fault);
         assert_eq!(report.findings, [], "{container:?}");
         assert!(report.segments as usize >= WINDOW + 8 && report.refetched >= 8, "{report:?}");
@@ -442,6 +477,19 @@ fn every_single_fault_is_found_and_called_by_its_name() {
     }
     println!("{table}");
     assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[test]
+fn segments_that_are_slow_are_not_taken_for_a_playlist_that_stands() {
+    let others = |report: &Report| {
+        let others = report.findings.iter().filter(|finding| finding.rule != Rule::SlowSegment);
+        others.map(Finding::broken).collect::<Vec<_>>()
+    };
+    let slow = standstill::judged(PATIENCE, || audit(Container::Ts, Fault::SlowSegments), others).came;
+    assert_eq!(others(&slow), []);
+    assert!(slow.findings.len() == 1 && !slow.stopped && slow.segments >= 3, "{slow:?}");
+    let stands = audit(Container::Ts, Fault::Stands);
+    assert!(stands.stopped && stands.findings.iter().any(|finding| finding.rule == Rule::NoNewSegment), "{stands:?}");
 }
 
 #[test]

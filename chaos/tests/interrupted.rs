@@ -3,9 +3,10 @@
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an instrument may take to ask its first questions.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -99,4 +100,64 @@ fn a_count_that_is_shown_nothing_gives_up() {
     let output = count.wait_with_output().expect("ended");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && said.contains("no picture for 1 s"), "{said}");
+}
+
+#[test]
+fn a_file_of_numbered_pictures_that_is_interrupted_leaves_nothing() {
+    let directory = std::env::temp_dir().join(format!("interrupted-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("directory");
+    let (file, part) = (directory.join("long.flv"), directory.join("long.flv.part"));
+    let making = started(&["numbered", file.to_str().expect("a name"), "--seconds", "20000"]);
+    let begun = Instant::now();
+    while !part.exists() {
+        assert!(begun.elapsed() < DEADLINE, "it has not begun");
+        std::thread::yield_now();
+    }
+    let output = interrupted(making, "-TERM");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("interrupted"), "{said}");
+    assert!(std::fs::read_dir(&directory).expect("readable").next().is_none(), "something is left");
+    std::fs::remove_dir(&directory).expect("removed");
+}
+
+#[test]
+fn a_load_that_cannot_begin_says_so_at_once() {
+    for (url, clip, why) in
+        [("nonsense", "none.flv", "none.flv"), ("rtmp://127.0.0.1:9/live/x", "clip.flv", "rtmp://127.0.0.1:9/live/x-0")]
+    {
+        let clip = Path::new(env!("CARGO_TARGET_TMPDIR")).join(clip);
+        if !clip.ends_with("none.flv") {
+            chaos::frames::make(&clip, 30, 1, 0).expect("made");
+        }
+        let begun = Instant::now();
+        let clip = clip.to_str().expect("a name");
+        let load =
+            started(&["load", url, "--clip", clip, "--seconds", "300", "--viewers", "1", "--play", "http://a/{}"]);
+        let output = load.wait_with_output().expect("ended");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(why), "{said}");
+        assert!(begun.elapsed() < DEADLINE, "it waited for its time to go by");
+    }
+}
+
+#[test]
+fn a_file_system_with_faults_is_unmounted_when_a_signal_ends_it() {
+    let directory = std::env::temp_dir().join(format!("unmounted-{}", std::process::id()));
+    let point = directory.join("mnt");
+    std::fs::create_dir_all(directory.join("src")).expect("directory");
+    std::fs::create_dir_all(&point).expect("directory");
+    let name = |path: &Path| path.to_str().expect("a name").to_owned();
+    let mut chaos = Command::new(env!("CARGO_BIN_EXE_chaos"));
+    chaos.args(["faultfs", &name(&directory.join("src")), &name(&point)]);
+    let mut mounted = chaos.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("chaos");
+    let mut input = mounted.stdin.take().expect("a pipe");
+    input.write_all(b"[]\n").expect("written");
+    let mut counts = String::new();
+    BufReader::new(mounted.stdout.as_mut().expect("a pipe")).read_line(&mut counts).expect("it is mounted");
+    let is_mounted = || std::fs::read_to_string("/proc/mounts").expect("mounts").contains(&name(&point));
+    assert!(is_mounted(), "{counts}");
+    let output = interrupted(mounted, "-TERM");
+    assert!(output.status.success() && !is_mounted(), "{}", String::from_utf8_lossy(&output.stderr));
+    drop(input);
+    std::fs::remove_dir_all(&directory).expect("removed");
 }

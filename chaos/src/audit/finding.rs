@@ -1,21 +1,31 @@
 //! What an audit can find.
 
 use crate::broken::Broken;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A rule that was broken. The number is the section of RFC 8216 it comes from, where it comes from there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     /// A playlist or what it names is not answered with 200 (6.2.1).
     Status,
     /// A media type that players do not expect (4).
     ContentType,
-    /// A live playlist that caches may keep longer than a target duration, or say nothing about (6.2.1).
+    /// A live playlist that caches may keep longer than a target duration, or that says nothing about it, which is left to caches
+    /// then (6.2.1, RFC 9111 section 4.2.2).
     Caching,
     /// A playlist or a segment that cannot be read.
     Unreadable,
+    /// A playlist with something that this auditor does not read: keys, byte ranges. Its segments are not audited.
+    NotSupported,
+    /// EXT-X-VERSION is lower than what the playlist uses demands (7).
+    Version,
+    /// A playlist changed otherwise than EXT-X-PLAYLIST-TYPE allows (4.3.3.5).
+    PlaylistType,
+    /// Segments that were listed are gone from the end: only the oldest may be removed (6.2.2).
+    Withdrawn,
     /// EXT-X-MEDIA-SEQUENCE does not count the segments that were removed (6.2.2).
     MediaSequence,
     /// EXT-X-DISCONTINUITY-SEQUENCE does not count the discontinuities that were removed (6.2.2).
@@ -36,6 +46,8 @@ pub enum Rule {
     ChangedAfterEnd,
     /// No new segment for more than one and a half target durations (6.2.2).
     NoNewSegment,
+    /// A segment takes longer than one and a half target durations to be fetched: players run dry.
+    SlowSegment,
     /// The playlist is shorter than three target durations (6.2.2).
     ShortPlaylist,
     /// A segment that left the playlist went away too early (6.2.2).
@@ -59,7 +71,7 @@ pub enum Rule {
 impl Rule {
     /// Whether it is about time alone: on a machine that stands still now and then, anybody breaks it.
     pub fn is_late(self) -> bool {
-        self == Self::NoNewSegment
+        matches!(self, Self::NoNewSegment | Self::SlowSegment)
     }
 }
 
@@ -152,6 +164,8 @@ pub struct Report {
     /// Longest time without a new segment.
     #[serde(serialize_with = "seconds")]
     pub longest_wait: Duration,
+    /// Nothing new came in the last three target durations, and the playlist has no end: not late, but not coming.
+    pub stopped: bool,
     /// From the start of the audit to the first segment.
     #[serde(serialize_with = "seconds")]
     pub first_segment: Duration,
@@ -181,6 +195,15 @@ mod tests {
         let [playlist, segment] = &list[..] else { panic!("{list:?}") };
         assert_eq!((playlist.at_ms, playlist.last_ms, playlist.times), (1000, 5000, 3));
         assert_eq!((playlist.detail.as_str(), segment.at_ms, segment.times), ("first", 5000, 1));
+    }
+
+    #[test]
+    fn every_rule_is_explained_under_the_name_it_is_reported_with() {
+        let page = include_str!("../../../docs/audit.md");
+        for rule in Rule::value_variants() {
+            let name = serde_json::to_string(rule).expect("JSON").replace('"', "`");
+            assert_eq!(page.matches(&format!("| {name} |")).count(), 1, "{name} in docs/audit.md");
+        }
     }
 
     #[test]

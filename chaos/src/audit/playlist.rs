@@ -1,7 +1,8 @@
-//! A live Media Playlist over time: what must stay the same, what may only rise. Read by m3u8-rs.
+//! A live Media Playlist over time: what must stay the same, what may only rise.
 
 use super::finding::{Findings, Rule};
-use m3u8_rs::{MediaPlaylist, MediaSegment};
+use super::parse;
+use m3u8_rs::{MediaPlaylist, MediaPlaylistType, MediaSegment};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub struct Entry {
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {} s", self.uri, self.duration)?;
+        write!(f, "{} of {:.3} s", self.uri, self.duration)?;
         let map = self.map.iter().map(|map| format!(" with {map}"));
         let wall = self.wall.iter().map(|wall| format!(" at {wall:.3} s since 1970"));
         map.chain(wall).try_for_each(|text| f.write_str(&text))?;
@@ -52,6 +53,14 @@ pub struct History {
     target_duration: Option<u64>,
     /// The text with ENDLIST.
     ended: Option<String>,
+    /// The text that was read first.
+    first_text: Option<String>,
+    /// The number behind the last segment that was listed.
+    end: u64,
+    /// Readings since something new was listed.
+    idle: u32,
+    /// For how long nobody looked before this reading, because segments were fetched.
+    pub away: Duration,
     last_new: Option<Duration>,
     /// Longest time without a new segment.
     pub longest_wait: Duration,
@@ -93,13 +102,17 @@ impl History {
 
     /// Takes the text that was read at `at`; `wall` is the time of day, seconds since 1970.
     pub fn read(&mut self, text: &str, at: Duration, wall: f64, findings: &mut Findings) -> Reading {
-        let playlist = match m3u8_rs::parse_media_playlist_res(text.as_bytes()) {
+        let playlist = match parse::media_playlist(text.as_bytes()) {
             Ok(playlist) => playlist,
-            Err(_) => {
-                findings.add(Rule::Unreadable, "playlist", format!("no Media Playlist: {text:.80}"));
+            Err(why) => {
+                findings.add(Rule::Unreadable, "playlist", why);
                 return Reading::default();
             }
         };
+        if let Some(what) = parse::not_supported(&playlist) {
+            findings.add(Rule::NotSupported, "playlist", format!("{what}: what it lists is not audited"));
+            return Reading::default();
+        }
         let listed = playlist.segments.len();
         if listed > MAX_REMEMBERED {
             findings.add(Rule::Unreadable, "playlist", format!("{listed} segments, of {MAX_REMEMBERED} at most"));
@@ -111,6 +124,7 @@ impl History {
             self.ended = Some(text.to_owned());
         }
         self.check_header(&playlist, findings);
+        self.check_type(&playlist, text, findings);
         let reading = self.take_entries(&playlist, wall, findings);
         self.check_progress(&reading, at, findings);
         while self.entries.len() > MAX_REMEMBERED {
@@ -124,6 +138,12 @@ impl History {
         findings.check(target == playlist.target_duration, Rule::TargetDurationChanged, "playlist", || {
             format!("{target} s became {} s", playlist.target_duration)
         });
+        // What has been announced cannot be taken back; what is removed goes from the beginning.
+        let end = playlist.media_sequence.saturating_add(playlist.segments.len() as u64);
+        let before = std::mem::replace(&mut self.end, end);
+        findings.check(before <= end, Rule::Withdrawn, "playlist", || {
+            format!("it lists segments below {end}, and did list those below {before}")
+        });
         // A server may withdraw the claim when an encoder breaks it.
         self.independent = playlist.independent_segments;
         let before = self.media_sequence.replace(playlist.media_sequence).unwrap_or(playlist.media_sequence);
@@ -134,6 +154,35 @@ impl History {
         findings.check(before <= playlist.discontinuity_sequence, Rule::DiscontinuitySequence, "playlist", || {
             format!("{} after {before}", playlist.discontinuity_sequence)
         });
+    }
+
+    fn check_type(&mut self, playlist: &MediaPlaylist, text: &str, findings: &mut Findings) {
+        let first_text = self.first_text.get_or_insert_with(|| text.to_owned());
+        let (holds, allowed) = match playlist.playlist_type {
+            Some(MediaPlaylistType::Vod) => (first_text == text, "it is VOD and must not change"),
+            // Nothing of an event is removed: it begins where it began.
+            Some(MediaPlaylistType::Event) => {
+                let begins = self.entries.keys().next().is_none_or(|oldest| *oldest >= playlist.media_sequence);
+                (begins, "it is an EVENT, of which nothing may be removed")
+            }
+            _ => (true, ""),
+        };
+        findings.check(holds, Rule::PlaylistType, "playlist", || allowed.into());
+        // Decimal EXTINF since 3, EXT-X-MAP without EXT-X-I-FRAMES-ONLY since 6.
+        let has = |is: fn(&MediaSegment) -> bool| playlist.segments.iter().any(is);
+        let needed = match (has(|segment| segment.map.is_some()), has(|segment| segment.duration.fract() != 0.0)) {
+            (true, _) => 6,
+            (false, true) => 3,
+            (false, false) => 1,
+        };
+        let version = playlist.version.unwrap_or(1);
+        findings.check(version >= needed, Rule::Version, "playlist", || format!("{version}, and {needed} is needed"));
+    }
+
+    /// Whether nothing new was listed in as many readings, one every `poll`, as take three target durations: a machine that stood
+    /// still did not read so often.
+    pub fn has_stopped(&self, poll: Duration) -> bool {
+        self.ended.is_none() && self.target_duration().is_some_and(|target| poll * self.idle >= 3 * target)
     }
 
     fn take_entries(&mut self, playlist: &MediaPlaylist, wall: f64, findings: &mut Findings) -> Reading {
@@ -151,7 +200,7 @@ impl History {
                 entry.duration.round() as u64 <= playlist.target_duration,
                 Rule::TargetDurationExceeded,
                 &entry.uri,
-                || format!("{} s of {} s", entry.duration, playlist.target_duration),
+                || format!("{:.3} s of {} s", entry.duration, playlist.target_duration),
             );
             match self.entries.get(&sequence) {
                 Some(seen) => check_same(seen, &entry, reading.listed.len() == 1, findings),
@@ -191,12 +240,15 @@ impl History {
 
     fn check_progress(&mut self, reading: &Reading, at: Duration, findings: &mut Findings) {
         let since = self.last_new.map_or(Duration::ZERO, |last| at.saturating_sub(last));
+        self.idle = self.idle.saturating_add(1);
         if !reading.new.is_empty() || self.last_new.is_none() {
-            self.last_new = Some(at);
+            (self.last_new, self.idle) = (Some(at), 0);
         }
         let Some(target) = self.target_duration().filter(|_| self.ended.is_none()) else { return };
         self.longest_wait = self.longest_wait.max(since);
-        findings.check(since <= target.mul_f64(1.5), Rule::NoNewSegment, "playlist", || {
+        // What came while nobody looked may have come in time.
+        let looked = self.away <= target / 2 || reading.new.is_empty();
+        findings.check(!looked || since <= target.mul_f64(1.5), Rule::NoNewSegment, "playlist", || {
             format!("for more than {:.1} s", since.as_secs_f64())
         });
         // What is short at the beginning is not short for ever; what was removed cannot excuse it.
@@ -247,6 +299,67 @@ mod tests {
         let reading = history.read(text, Duration::ZERO, 0.0, &mut findings);
         history.read(text, Duration::from_secs(3600), 0.0, &mut findings);
         (findings.into_list().iter().map(|finding| finding.rule).collect(), reading)
+    }
+
+    /// The rules that playlists break when they are read one after the other.
+    fn found_over(texts: &[&str]) -> Vec<Rule> {
+        let (mut history, mut findings) = (History::default(), Findings::default());
+        for (at, text) in (0..).zip(texts) {
+            history.read(&format!("#EXTM3U\n{text}"), Duration::from_millis(200 * at), 0.0, &mut findings);
+        }
+        findings.into_list().iter().map(|finding| finding.rule).collect()
+    }
+
+    #[test]
+    fn what_was_listed_cannot_be_taken_back_and_types_and_versions_are_kept_to() {
+        const TARGET: &str = "#EXT-X-TARGETDURATION:1\n";
+        let list = |head: &str, numbers: std::ops::Range<u64>| {
+            let entries: String = numbers.clone().map(|n| format!("#EXTINF:1,\n{n}.ts\n")).collect();
+            format!("{TARGET}{head}#EXT-X-MEDIA-SEQUENCE:{}\n{entries}", numbers.start)
+        };
+        let (vod, event) = ("#EXT-X-PLAYLIST-TYPE:VOD\n", "#EXT-X-PLAYLIST-TYPE:EVENT\n");
+        for (head, readings, expected) in [
+            ("", [1..5, 1..5, 2..6], vec![]),
+            ("", [1..5, 1..3, 2..6], vec![Rule::Withdrawn]),
+            (vod, [1..5, 1..5, 1..5], vec![]),
+            (vod, [1..5, 1..6, 1..6], vec![Rule::PlaylistType]),
+            (event, [1..5, 1..6, 1..7], vec![]),
+            (event, [1..5, 1..6, 2..7], vec![Rule::PlaylistType]),
+        ] {
+            let texts = readings.clone().map(|numbers| list(head, numbers));
+            assert_eq!(found_over(&texts.each_ref().map(String::as_str)), expected, "{head} {readings:?}");
+        }
+        for (version, rest, expected) in [
+            ("", "#EXTINF:1,\na.ts\n", vec![]),
+            ("#EXT-X-VERSION:2\n", "#EXTINF:0.5,\na.ts\n", vec![Rule::Version]),
+            ("#EXT-X-VERSION:3\n", "#EXTINF:0.5,\na.ts\n", vec![]),
+            ("#EXT-X-VERSION:5\n", "#EXT-X-MAP:URI=\"i\"\n#EXTINF:1,\na.m4s\n", vec![Rule::Version]),
+            ("#EXT-X-VERSION:6\n", "#EXT-X-MAP:URI=\"i\"\n#EXTINF:1,\na.m4s\n", vec![]),
+            ("", "#EXT-X-KEY:METHOD=AES-128,URI=\"k\"\n#EXTINF:1,\na.ts\n", vec![Rule::NotSupported]),
+        ] {
+            assert_eq!(found_over(&[&format!("{version}{TARGET}{rest}")]), expected, "{version}{rest}");
+        }
+    }
+
+    #[test]
+    fn what_came_while_segments_were_fetched_is_not_late_and_what_never_comes_has_stopped() {
+        let text = |end: u64| {
+            let entries: String = (0..end).map(|n| format!("#EXTINF:1,\n{n}.ts\n")).collect();
+            format!("#EXTM3U\n#EXT-X-TARGETDURATION:1\n{entries}")
+        };
+        let poll = Duration::from_secs(1);
+        for (away, expected) in [(Duration::ZERO, vec![Rule::NoNewSegment]), (9 * poll, vec![])] {
+            let (mut history, mut findings) = (History::default(), Findings::default());
+            history.read(&text(4), Duration::ZERO, 0.0, &mut findings);
+            history.away = away;
+            history.read(&text(5), 10 * poll, 0.0, &mut findings);
+            let rules: Vec<_> = findings.into_list().iter().map(|finding| finding.rule).collect();
+            assert_eq!((rules, history.longest_wait), (expected, 10 * poll));
+            assert!(!history.has_stopped(poll));
+            let mut findings = Findings::default();
+            (11..14).for_each(|at| _ = history.read(&text(5), at * poll, 0.0, &mut findings));
+            assert!(history.has_stopped(poll) && !history.has_stopped(poll / 2));
+        }
     }
 
     #[test]

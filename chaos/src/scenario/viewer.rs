@@ -114,7 +114,7 @@ impl Seen {
 
     /// Fetches what is listed each time anew: a name never has other bytes than before.
     fn fetch(&mut self, playlist: &str, uri: &str) {
-        let status = match ureq::get(&crate::audit::beside(playlist, uri)).call() {
+        let status = match ureq::get(&crate::audit::fetch::beside(playlist, uri)).call() {
             Ok(mut response) => match response.body_mut().with_config().limit(1 << 30).read_to_vec() {
                 Ok(bytes) => {
                     let digest = sha(&bytes);

@@ -28,8 +28,8 @@ const POLL: Duration = Duration::from_millis(200);
 const MARGIN: Duration = Duration::from_millis(700);
 /// Largest segment that is read, bytes.
 const MAX_BODY: u64 = 256 << 20;
-/// Largest playlist, and list of digests, bytes: more than as many segments as are remembered take.
-const MAX_PLAYLIST: u64 = 2 << 20;
+/// Largest playlist, and list of digests, bytes: as many segments as are listed at most, with URIs of a kilobyte and a half.
+const MAX_PLAYLIST: u64 = 8 << 20;
 /// Most renditions that are followed, each by a thread.
 const MAX_RENDITIONS: usize = 100;
 /// Where digests are published beside a playlist, if they are.
@@ -275,6 +275,9 @@ impl Follower {
                 Err(error) => self.findings.add(Rule::Status, map, error.to_string()),
             }
         }
+        if is_interrupted() {
+            return;
+        }
         let asked = Instant::now();
         let answer = match get(&beside(&self.base, &entry.uri), MAX_BODY) {
             Ok(answer) => answer,
@@ -333,8 +336,11 @@ impl Follower {
         }
     }
 
-    /// Fetches it and compares; whether it is there is for the caller to judge.
+    /// Fetches it and compares, unless a signal came; whether it is there is for the caller to judge.
     fn fetch_again(&mut self, sequence: u64, expected: [u8; 32]) -> Option<(String, anyhow::Error)> {
+        if is_interrupted() {
+            return None;
+        }
         let uri = self.history.entry(sequence)?.uri.clone();
         self.refetched += 1;
         match get(&beside(&self.base, &uri), MAX_BODY) {

@@ -7,13 +7,12 @@ mod ffmpeg;
 
 use crate::interrupted::is_interrupted;
 use anyhow::{Context, bail, ensure};
-use ffmpeg::{Player, heard, listen};
+use ffmpeg::{Player, ffmpeg, heard, listen, ran};
 use serde::Serialize;
 use std::fs;
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 /// Size of a picture, pixels.
@@ -177,15 +176,16 @@ pub fn make(file: &Path, fps: u32, seconds: u32, first: u32) -> anyhow::Result<(
     let size = format!("{WIDTH}x{HEIGHT}");
     let (rate, gop) = (fps.to_string(), (2 * fps).to_string());
     let tone = format!("sine=frequency=440:sample_rate=48000:duration={seconds}");
-    let mut ffmpeg = Command::new("ffmpeg");
+    let mut ffmpeg = ffmpeg();
     ffmpeg.args(["-v", "level+error", "-y", "-f", "rawvideo", "-pix_fmt", "gray", "-s", &size, "-r", &rate, "-i", "-"]);
     ffmpeg.args(["-f", "lavfi", "-i", &tone, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]);
     ffmpeg.args(["-bf", "2", "-g", &gop, "-keyint_min", &gop, "-sc_threshold", "0", "-crf", "28", "-c:a", "aac"]);
     // A link stays one.
-    let file = &fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let linked = || fs::read_link(file).map(|to| file.with_file_name(to));
+    let file = &fs::canonicalize(file).or_else(|_| linked()).unwrap_or_else(|_| file.to_owned());
     let part = part_of(file);
-    ffmpeg.args(["-f", "flv"]).arg(&part).stdin(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut encoder = ffmpeg.spawn().context("ffmpeg cannot be run: install it")?;
+    ffmpeg.args(["-f", "flv"]).arg(&part).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut encoder = ffmpeg.spawn().context("setpriv, of util-linux, is needed")?;
     let mut pipe = encoder.stdin.take().context("no pipe")?;
     let said = listen(encoder.stderr.take().context("no pipe")?);
     let mut picture = vec![0; WIDTH * HEIGHT];
@@ -199,7 +199,7 @@ pub fn make(file: &Path, fps: u32, seconds: u32, first: u32) -> anyhow::Result<(
         // One that has ended by itself meanwhile needs no end.
         let _ = encoder.kill();
     }
-    let status = encoder.wait()?;
+    let status = ran(encoder.wait()?)?;
     let said = heard(said)?.errors.join("; ");
     // That a file could not be finished is said, and is no failure of ffmpeg's.
     if !all_drawn || !status.success() || !said.is_empty() {
@@ -231,7 +231,7 @@ fn part_of(file: &Path) -> PathBuf {
 /// Plays a file or a playlist with ffmpeg, every frame it decodes once, for at most `seconds` of media, until it shows nothing for
 /// longer than `patience`.
 pub fn count(input: &str, seconds: Option<u32>, patience: Duration) -> anyhow::Result<Count> {
-    let mut ffmpeg = Command::new("ffmpeg");
+    let mut ffmpeg = ffmpeg();
     ffmpeg.args(["-v", "level+warning", "-nostdin", "-progress", "pipe:2"]);
     if input.starts_with("http") {
         ffmpeg.args(["-rw_timeout", ANSWER_US]);
@@ -246,14 +246,14 @@ pub fn count(input: &str, seconds: Option<u32>, patience: Duration) -> anyhow::R
     // Timestamps are passed on: ffmpeg must neither repeat nor drop a picture to keep a rate.
     let size = format!("{WIDTH}x{HEIGHT}");
     ffmpeg.args(["-an", "-vsync", "passthrough", "-s", &size, "-f", "rawvideo", "-pix_fmt", "gray", "-"]);
-    // In a group of its own: a terminal's signals are for us, who tell what was counted.
-    ffmpeg.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut player = ffmpeg.spawn().context("ffmpeg cannot be run: install it")?;
+    ffmpeg.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut player = ffmpeg.spawn().context("setpriv, of util-linux, is needed")?;
     let pipe = player.stdout.take().context("no pipe")?;
     let said = listen(player.stderr.take().context("no pipe")?);
     let (player, mut counted) = (Player::guarded(player, patience), Count::default());
     player.read(pipe, &mut [0; WIDTH * HEIGHT], |picture| counted.take(read(picture)));
     let (status, cut_short) = player.wait()?;
+    let status = ran(status)?;
     let said = heard(said)?;
     said.errors.iter().for_each(|line| eprintln!("{line}"));
     ensure!(cut_short.is_some() || status.success(), "{input} could not be played: {status}");
@@ -266,6 +266,7 @@ pub fn count(input: &str, seconds: Option<u32>, patience: Duration) -> anyhow::R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -339,7 +340,8 @@ mod tests {
         ] {
             let error = make(Path::new(file), fps, seconds, first).expect_err(file).to_string();
             assert!(error.contains(why), "{file}: {error}");
-            assert!(!file.starts_with("/dev") || !Path::new(file).is_file(), "{file} is no device any more");
+            let is_there = Path::new(file).exists() && !Path::new(file).is_file();
+            assert!(!file.starts_with("/dev") || is_there, "{file} is no device any more");
         }
         assert_eq!(fs::read(&kept).expect("read"), b"what was there");
         fs::remove_dir_all(&directory).expect("removed");

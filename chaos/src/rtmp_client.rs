@@ -54,7 +54,7 @@ impl Target {
 /// Connects and publishes; the socket, on which chunks of [`CHUNK_SIZE`] may follow.
 pub fn publish(target: &Target) -> anyhow::Result<TcpStream> {
     let address = target.address.to_socket_addrs()?.next().context("the host has no address")?;
-    let mut socket = TcpStream::connect(address)?;
+    let mut socket = TcpStream::connect_timeout(&address, ANSWER_DEADLINE)?;
     socket.set_read_timeout(Some(ANSWER_DEADLINE))?;
     socket.set_nodelay(true)?;
     let rest = shake_hands(&mut socket)?;

@@ -144,7 +144,7 @@ impl Viewer {
     fn watch(mut self, stop: &AtomicBool) -> Seen {
         loop {
             let wait = self.poll().unwrap_or(AFTER_ERROR);
-            if stop.load(Ordering::Relaxed) {
+            if stop.load(Ordering::Relaxed) || is_interrupted() {
                 break;
             }
             sleep_unless(wait, LOOK, || stop.load(Ordering::Relaxed));

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -48,16 +49,22 @@ fn origin(answers: bool) -> (String, Receiver<()>) {
 
 fn started(arguments: &[&str]) -> Child {
     let mut chaos = Command::new(env!("CARGO_BIN_EXE_chaos"));
-    chaos.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("chaos")
+    chaos.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().expect("chaos")
+}
+
+/// Sends a signal to a process, or to the group of one as a terminal does.
+fn send(signal: &str, to: &str) {
+    let status = Command::new("kill").args([signal, "--", to]).status().expect("kill");
+    assert!(status.success(), "{signal} to {to}");
 }
 
 /// Two signals at once, as `timeout` sends them, are one request.
-fn interrupted(child: Child, signal: &str) -> Output {
+fn interrupted(mut child: Child, signal: &str) -> Output {
     let pid = child.id().to_string();
-    let status = Command::new("kill").args([signal, &pid]).status().expect("kill");
-    assert!(status.success(), "it has ended by itself");
-    // The second may find that it has ended.
-    let _ = Command::new("kill").args([signal, &pid]).stderr(Stdio::null()).status();
+    assert_eq!(child.try_wait().expect("a child"), None, "it has ended by itself");
+    send(signal, &pid);
+    // It may have ended by now, and is waited for below.
+    send(signal, &format!("-{pid}"));
     child.wait_with_output().expect("ended")
 }
 
@@ -80,6 +87,21 @@ fn an_audit_that_is_interrupted_reports() {
 }
 
 #[test]
+fn who_is_told_to_end_again_ends_without_a_report() {
+    let (address, requests) = origin(false);
+    let mut audit = started(&["audit", &format!("http://{address}/live.m3u8"), "--seconds", "3600"]);
+    asked(&requests, 1);
+    let pid = audit.id().to_string();
+    // It waits for an answer, and for longer than signals are taken for one.
+    while audit.try_wait().expect("a child").is_none() {
+        send("-TERM", &pid);
+        std::thread::yield_now();
+    }
+    let output = audit.wait_with_output().expect("ended");
+    assert_eq!((output.status.signal(), output.stdout), (Some(15), vec![]), "{:?}", output.status);
+}
+
+#[test]
 fn a_count_that_is_interrupted_tells_what_it_counted() {
     for (signal, arguments) in [("-TERM", &[][..]), ("-INT", &["--seconds", "5"])] {
         let (address, requests) = origin(false);
@@ -96,9 +118,9 @@ fn a_count_that_is_interrupted_tells_what_it_counted() {
 fn a_count_that_is_shown_nothing_gives_up() {
     let (address, requests) = origin(false);
     let count = started(&["count", &format!("http://{address}/live.m3u8"), "--patience", "1"]);
-    asked(&requests, 1);
     let output = count.wait_with_output().expect("ended");
     let said = String::from_utf8_lossy(&output.stderr);
+    drop(requests);
     assert!(output.status.code() == Some(1) && said.contains("no picture for 1 s"), "{said}");
 }
 
@@ -148,7 +170,7 @@ fn a_file_system_with_faults_is_unmounted_when_a_signal_ends_it() {
     std::fs::create_dir_all(&point).expect("directory");
     let name = |path: &Path| path.to_str().expect("a name").to_owned();
     let mut chaos = Command::new(env!("CARGO_BIN_EXE_chaos"));
-    chaos.args(["faultfs", &name(&directory.join("src")), &name(&point)]);
+    chaos.args(["faultfs", &name(&directory.join("src")), &name(&point)]).process_group(0);
     let mut mounted = chaos.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("chaos");
     let mut input = mounted.stdin.take().expect("a pipe");
     input.write_all(b"[]\n").expect("written");

@@ -18,7 +18,7 @@ pub enum Rule {
     Caching,
     /// A playlist or a segment that cannot be read.
     Unreadable,
-    /// A playlist with something that this auditor does not read: keys, byte ranges. Its segments are not audited.
+    /// A playlist with something that this auditor does not read: keys, byte ranges, thousands of segments. Its segments are not audited.
     NotSupported,
     /// EXT-X-VERSION is lower than what the playlist uses demands (7).
     Version,
@@ -84,7 +84,7 @@ pub struct Finding {
     pub subject: String,
     /// What was expected and what was there, the first time.
     pub detail: String,
-    /// When it was found, milliseconds from the beginning of the audit.
+    /// When that was asked for in which it was found, milliseconds from the beginning of the audit.
     #[serde(default)]
     pub at_ms: u64,
     /// When it was found last.

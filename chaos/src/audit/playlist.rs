@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-/// Segments remembered, and listed at most: close to three hours of two-second segments. All are looked at with every reading.
-const MAX_REMEMBERED: usize = 5000;
+/// Segments listed at most: close to three hours of two-second segments. All are looked at with every reading.
+const MAX_LISTED: usize = 5000;
+/// Segments remembered: those listed, and those that have left and must stay fetchable for as long again, with room to spare.
+const MAX_REMEMBERED: usize = 3 * MAX_LISTED;
 /// Longest segment, and target duration, that is believed, seconds: a day.
 const MAX_DURATION: f64 = 86_400.0;
 /// Slack of the announced wall clock, seconds: it is announced in milliseconds.
@@ -114,8 +116,8 @@ impl History {
             return Reading::default();
         }
         let listed = playlist.segments.len();
-        if listed > MAX_REMEMBERED {
-            findings.add(Rule::Unreadable, "playlist", format!("{listed} segments, of {MAX_REMEMBERED} at most"));
+        if listed > MAX_LISTED {
+            findings.add(Rule::NotSupported, "playlist", format!("{listed} segments, of {MAX_LISTED} at most"));
             return Reading::default();
         }
         if let Some(ended) = &self.ended {
@@ -127,10 +129,20 @@ impl History {
         self.check_type(&playlist, text, findings);
         let reading = self.take_entries(&playlist, wall, findings);
         self.check_progress(&reading, at, findings);
-        while self.entries.len() > MAX_REMEMBERED {
-            self.entries.pop_first();
-        }
+        self.forget(reading.listed.first().copied());
         reading
+    }
+
+    /// Forgets what is too much: what has left the playlist, or what was listed before its numbers went back.
+    fn forget(&mut self, first: Option<u64>) {
+        while self.entries.len() > MAX_REMEMBERED {
+            let has_left = self.entries.keys().next() < first.as_ref();
+            if has_left {
+                self.entries.pop_first()
+            } else {
+                self.entries.pop_last()
+            };
+        }
     }
 
     fn check_header(&mut self, playlist: &MediaPlaylist, findings: &mut Findings) {
@@ -371,14 +383,31 @@ mod tests {
     }
 
     #[test]
-    fn more_segments_than_can_be_remembered_are_a_finding() {
+    fn numbers_that_begin_anew_are_new_once_however_much_is_remembered() {
+        let (mut history, mut findings) = (History::default(), Findings::default());
+        let list = |first: u64, segments: u64| {
+            let head = format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:{first}\n");
+            (first..first + segments).fold(head, |text, n| format!("{text}#EXTINF:2,\n{n}.ts\n"))
+        };
+        let most = MAX_LISTED as u64;
+        let mut read = |text: &str| history.read(text, Duration::ZERO, 0.0, &mut findings).new.len();
+        for first in [100, 100 + most, 100 + 2 * most, 100 + 3 * most] {
+            assert_eq!(read(&list(first, most)), MAX_LISTED);
+        }
+        assert_eq!([read(&list(0, 6)), read(&list(0, 6)), read(&list(0, 7))], [6, 0, 1]);
+        let removed = 100 + 2 * most;
+        assert!(history.entries.len() <= MAX_REMEMBERED && history.entry(removed).is_some());
+    }
+
+    #[test]
+    fn more_segments_than_are_read_are_a_finding() {
         let list = |segments: usize| {
             let head = "#EXTM3U\n#EXT-X-TARGETDURATION:9000\n".to_owned();
             (0..segments).fold(head, |text, n| format!("{text}#EXTINF:2,\n{n}.ts\n"))
         };
-        let (rules, reading) = found(&list(MAX_REMEMBERED));
-        assert_eq!((rules, reading.listed.len()), (vec![], MAX_REMEMBERED));
-        let (rules, reading) = found(&list(MAX_REMEMBERED + 1));
-        assert_eq!((rules, reading.listed.len()), (vec![Rule::Unreadable], 0));
+        let (rules, reading) = found(&list(MAX_LISTED));
+        assert_eq!((rules, reading.listed.len()), (vec![], MAX_LISTED));
+        let (rules, reading) = found(&list(MAX_LISTED + 1));
+        assert_eq!((rules, reading.listed.len()), (vec![Rule::NotSupported], 0));
     }
 }

@@ -2,9 +2,10 @@
 
 use super::note;
 use crate::interrupted::is_interrupted;
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStderr, ExitStatus};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStderr, Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 const INTERRUPTED: &str = "interrupted";
 /// How often is looked whether a player still shows something.
 const LOOK: Duration = Duration::from_millis(200);
+/// What `setpriv` ends with if there is no such program.
+const NOT_FOUND: i32 = 127;
 /// What ffmpeg says when a segment, or a live playlist, is not there; it goes on, or takes it for the end.
 const NOT_FETCHED: [&str; 2] = ["Failed to open segment", "Failed to reload playlist"];
 
@@ -45,6 +48,19 @@ impl Said {
             _ => note(&mut self.errors, line),
         }
     }
+}
+
+/// ffmpeg, in a group of its own: a terminal's signals are for us, who tell what came of it. It does not outlive us.
+pub fn ffmpeg() -> Command {
+    let mut ffmpeg = Command::new("setpriv");
+    ffmpeg.args(["--pdeathsig", "KILL", "--", "ffmpeg"]).process_group(0);
+    ffmpeg
+}
+
+/// How it ended, if it could be run.
+pub fn ran(status: ExitStatus) -> anyhow::Result<ExitStatus> {
+    ensure!(status.code() != Some(NOT_FOUND), "ffmpeg cannot be run: install it");
+    Ok(status)
 }
 
 /// Reads what ffmpeg says until it ends: one that is not read waits.
@@ -111,9 +127,10 @@ impl Player {
     pub fn wait(self) -> anyhow::Result<(ExitStatus, Option<String>)> {
         drop(self.ended);
         let (mut player, why) = self.guard.join().map_err(|_| anyhow!("who guarded ffmpeg panicked"))?;
-        // It may have heard of it before we did.
-        let why = why.or_else(|| is_interrupted().then(|| INTERRUPTED.to_owned()));
-        Ok((player.wait().context("ffmpeg")?, why))
+        let status = player.wait().context("ffmpeg")?;
+        // Who ends all processes of a service ends it, too, maybe before we do.
+        let why = why.or_else(|| (is_interrupted() && !status.success()).then(|| INTERRUPTED.to_owned()));
+        Ok((status, why))
     }
 }
 
@@ -121,7 +138,7 @@ impl Player {
 mod tests {
     use super::super::MAX_LISTED;
     use super::*;
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
 
     #[test]
     fn how_much_was_not_fetched_is_counted_beyond_what_is_listed() {
@@ -150,7 +167,7 @@ mod tests {
     #[test]
     fn a_player_that_shows_nothing_is_ended_and_one_that_ends_is_not() {
         for (script, patience, why, pictures) in [
-            ("printf 12345; exec sleep 1000", Duration::from_secs(1), Some("no picture for 1 s"), 2),
+            ("printf 12345; exec sleep 1000", Duration::from_secs(5), Some("no picture for 5 s"), 2),
             ("printf 1234", Duration::from_secs(1000), None, 2),
         ] {
             let mut shell = Command::new("sh");
